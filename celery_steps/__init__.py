@@ -1,0 +1,60 @@
+"""Durable steps for Celery tasks: a task that is retried, redelivered or killed carries on after its last completed step."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from celery_steps.errors import (
+    InputMismatch,
+    JournalLost,
+    LeaseLost,
+    NoActiveRun,
+    ResultError,
+    RunCancelled,
+    RunRefused,
+    SettingsError,
+    StepFailed,
+    StepsError,
+    StoreUnavailable,
+    TooManyCrashes,
+)
+
+if TYPE_CHECKING:
+    from celery_steps.runs import Runs
+    from celery_steps.task import DurableTask
+    from celery_steps.verbs import CurrentStep, current_step, step
+
+__all__ = [
+    "CurrentStep",
+    "DurableTask",
+    "InputMismatch",
+    "JournalLost",
+    "LeaseLost",
+    "NoActiveRun",
+    "ResultError",
+    "RunCancelled",
+    "RunRefused",
+    "Runs",
+    "SettingsError",
+    "StepFailed",
+    "StepsError",
+    "StoreUnavailable",
+    "TooManyCrashes",
+    "current_step",
+    "step",
+]
+
+#: Imported when they are asked for: every `celery` command imports this package for its subcommand, most need no more.
+_HOMES = {
+    "CurrentStep": "verbs",
+    "DurableTask": "task",
+    "Runs": "runs",
+    "current_step": "verbs",
+    "step": "verbs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return found
