@@ -1,0 +1,1 @@
+"""Everything that touches Redis: keys, client, one Lua script a transition."""

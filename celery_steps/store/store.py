@@ -1,0 +1,234 @@
+"""The store: what is asked of it from beside or outside a run. What an attempt asks is in `binding`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from celery_steps.errors import SettingsError, StepsError
+from celery_steps.settings import Settings
+from celery_steps.store.binding import Binding
+from celery_steps.store.client import Client
+from celery_steps.store.keys import FINAL, Keys, RunId, split_member
+from celery_steps.store.replies import Entry, Verdict
+
+SCHEMA = 1
+_OLDEST_SERVER = (6, 2)
+_PAGE = 500
+
+
+class Trouble(NamedTuple):
+    """Something that is wrong, and the one thing to do: two parts of a sentence."""
+
+    what: str
+    do: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.do}."
+
+
+class Due(NamedTuple):
+    """Tickets that a sweep took, and when to look again."""
+
+    runs: list[tuple[str, RunId]]  # namespace, run
+    next_ms: int  # -1: no ticket waits
+
+
+class Store:
+    """One Redis, for one app's settings. Threads, greenlets and forked children may share it."""
+
+    def __init__(self, settings: Settings, client: Client | None = None) -> None:
+        self.settings = settings
+        self.client = client or Client(settings.backend, settings.redis_options, patience=settings.lease_ttl)
+        self.keys = Keys(settings.key_prefix, settings.partitions)
+        self.lease_ms = str(int(settings.lease_ttl * 1000))
+        self.retention_ms = str(int(settings.retention * 1000))
+
+    def bind(self, namespace: str, run: RunId, token: str, app: str) -> Binding:
+        """What one attempt of `run` asks of its namespace."""
+        return Binding(self, namespace, run, token, app)
+
+    # -- at start ---------------------------------------------------------------------------------------------------
+
+    def check(self) -> list[str]:
+        """Look at the server before anything is written to it.
+
+        Returns warnings. Raises SettingsError for a server older than 6.2, an evicting maxmemory-policy, another partition
+        count or a newer schema than ours; StoreUnavailable when there is no answer.
+        """
+        info = self.info()
+        for trouble in self.refusals(info):
+            raise SettingsError(str(trouble))
+        self._agree()
+        return [str(risk) for risk in self.risks(info)]
+
+    @property
+    def _where(self) -> str:
+        return f"Redis at {self.client.address} (steps_backend)"
+
+    def refusals(self, info: dict[str, str]) -> list[Trouble]:
+        """For what INFO says: why no worker may use this server."""
+        found = []
+        version = tuple(int(part) for part in info.get("redis_version", "6.2").split(".")[:2])
+        if version < _OLDEST_SERVER:
+            what = f"{self._where} is version {info['redis_version']}, celery-steps needs Redis 6.2 or newer"
+            found.append(Trouble(what, "upgrade it, or give steps_backend another Redis"))
+        policy = info.get("maxmemory_policy", "noeviction")
+        if policy.startswith(("allkeys", "volatile")):
+            what = f"{self._where} has maxmemory-policy {policy}, so it would delete journals when memory runs out"
+            do = "set it to noeviction (CONFIG SET maxmemory-policy noeviction), or give steps_backend a Redis of its own"
+            found.append(Trouble(what, do))
+        return found
+
+    def risks(self, info: dict[str, str]) -> list[Trouble]:
+        """For what INFO says: what can lose journals, in the order of weight."""
+        if not info:
+            what = f"{self._where} does not answer INFO, so its version, memory policy and persistence are unknown"
+            return [Trouble(what, "allow INFO to the user of steps_backend, or check them yourself")]
+        if info.get("aof_enabled") in ("0", None) and not self._saves():
+            return [Trouble(f"{self._where} has no persistence, a restart loses every journal", "turn on appendonly")]
+        return []
+
+    def info(self) -> dict[str, str]:
+        """What INFO says; nothing where it is not allowed or not known."""
+        (reply,) = self.client.exchange(["INFO"])
+        text = "" if isinstance(reply, Exception) else reply.decode()
+        return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+
+    def _saves(self) -> bool:
+        (reply,) = self.client.exchange(["CONFIG", "GET", "save"])
+        return isinstance(reply, Exception) or (len(reply) > 1 and bool(reply[1]))  # hosted Redis hides CONFIG
+
+    def appendfsync(self) -> str:
+        """How often the append-only file is synced: always, everysec, no; "" where that is hidden."""
+        (reply,) = self.client.exchange(["CONFIG", "GET", "appendfsync"])
+        return "" if isinstance(reply, Exception) or len(reply) < 2 else reply[1].decode()
+
+    def _agree(self) -> None:
+        """One partition count and one schema for all who use these keys."""
+        ours = {"schema": SCHEMA, "partitions": self.settings.partitions}
+        *_, fields = self.client.exchange(
+            *(["HSETNX", self.keys.meta, name, str(value)] for name, value in ours.items()), ["HGETALL", self.keys.meta]
+        )
+        if isinstance(fields, Exception):
+            raise StepsError(f"{self.keys.meta} cannot be read: {fields}")
+        theirs = {fields[i].decode(): int(fields[i + 1]) for i in range(0, len(fields), 2)}
+        for trouble in self.disagreements(theirs):
+            raise SettingsError(str(trouble))
+
+    def agreed(self) -> dict[str, int]:
+        """The schema and the partition count that the data has; nothing before a worker's first start."""
+        fields = self.client.call("HGETALL", self.keys.meta)
+        return {fields[i].decode(): int(fields[i + 1]) for i in range(0, len(fields), 2)}
+
+    def disagreements(self, agreed: dict[str, int]) -> list[Trouble]:
+        """Why this app cannot use data of that schema and partition count."""
+        prefix, partitions = self.keys.prefix, self.settings.partitions
+        theirs = {"schema": SCHEMA, "partitions": partitions, **agreed}
+        found = []
+        if theirs["schema"] > SCHEMA:
+            versions = f"schema {theirs['schema']}, this one knows {SCHEMA}"
+            what = f"The data under {prefix!r} was written by a newer celery-steps ({versions})"
+            found.append(Trouble(what, "upgrade this worker"))
+        if theirs["partitions"] != partitions:
+            what = f"steps_partitions is {partitions}, but the data under {prefix!r} has {theirs['partitions']}"
+            found.append(Trouble(what, f"set it back to {theirs['partitions']}, or choose another steps_key_prefix"))
+        return found
+
+    # -- beside the runs --------------------------------------------------------------------------------------------
+
+    def sweep(self, app: str, limit: int = 100) -> Due:
+        """Take the due tickets of one app: each is pushed on, so that only this caller publishes it."""
+        script = self.client.script("sweep")
+        replies = self.client.exchange(
+            *(script([self.keys.due(p, app)], self.keys.tag(p), str(limit), "") for p in range(self.keys.partitions))
+        )
+        runs: list[tuple[str, RunId]] = []
+        nexts: list[int] = []
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise StepsError(f"the tickets of {app!r} cannot be swept: {reply}") from reply
+            runs += [split_member(member.decode()) for member in reply[1:]]
+            if int(reply[0]) >= 0:
+                nexts.append(int(reply[0]))
+        return Due(runs, min(nexts, default=-1))
+
+    def take(self, app: str, namespace: str, run: RunId) -> bool:
+        """Take one ticket if it is due: who gets True publishes it."""
+        keys = self.keys.namespace(namespace)
+        reply = self.client.run("sweep", [self.keys.due(keys.partition, app)], keys.prefix, "1", keys.member(str(run)))
+        return len(reply) > 1
+
+    def message(self, namespace: str, run: RunId) -> bytes | None:
+        """The stored Celery message of a run."""
+        found: bytes | None = self.client.call("HGET", self.keys.namespace(namespace).messages, str(run))
+        return found
+
+    def forget(self) -> int:
+        """Drop what finished runs past retention left in indexes and hashes; returns how many."""
+        script = self.client.script("forget")
+        pairs = [(p, status) for p in range(self.keys.partitions) for status in FINAL]
+        replies = self.client.exchange(
+            *(script([self.keys.status(p, s)], self.keys.tag(p), self.retention_ms, "100", "") for p, s in pairs)
+        )
+        return sum(reply for reply in replies if not isinstance(reply, Exception))
+
+    def verdict(self, namespace: str, run: RunId, *, process: str, what: str, nonce: str, entry: bytes, token: str) -> Verdict:
+        """The main process speaks for a dead child; `what` is lost, failed or cancelled."""
+        keys = self.keys.namespace(namespace)
+        reply = self.client.run(
+            "verdict", keys.all, keys.prefix, keys.encoded, str(run), process, what, nonce, entry, self.lease_ms, token
+        )
+        verdict = reply[0].decode()
+        return Verdict(verdict, int(reply[1]), reply[2].decode()) if verdict == "TAKEN" else Verdict(verdict)
+
+    def control(self, namespace: str, run: RunId, *, what: str, nonce: str, entry: bytes) -> tuple[str, str]:
+        """Append a control entry to a run, whoever owns it.
+
+        Returns (OK, "1" if its ticket is due now), (REFUSED, status) for a finished run, (UNKNOWN, ""), (LOST, "").
+        """
+        keys = self.keys.namespace(namespace)
+        reply = self.client.run("control", keys.all, keys.prefix, keys.encoded, str(run), what, nonce, entry)
+        return reply[0].decode(), reply[1].decode() if len(reply) > 1 else ""
+
+    def release(self, namespace: str, run: RunId, process: str, delay_ms: int) -> bool:
+        """Free what a process that is gone held of this run, without counting a crash."""
+        keys = self.keys.namespace(namespace)
+        reply = self.client.run("release", keys.all, keys.prefix, keys.encoded, str(run), process, str(delay_ms))
+        return bool(reply[0])
+
+    # -- looking ----------------------------------------------------------------------------------------------------
+
+    def namespace_of(self, task_id: str) -> str:
+        """The namespace in which a task id runs: indexed, or the id itself."""
+        found = self.client.call("GET", self.keys.index(task_id))
+        return task_id if found is None else found.decode(errors="surrogatepass")
+
+    def fields(self, namespace: str) -> dict[str, str]:
+        """The run hash of a namespace."""
+        reply = self.client.call("HGETALL", self.keys.namespace(namespace).run)
+        return {reply[i].decode(): reply[i + 1].decode() for i in range(0, len(reply), 2)}
+
+    def status(self, namespace: str, run: RunId) -> str | None:
+        """The status of a run, None if the store does not know it."""
+        found = self.client.call("HGET", self.keys.namespace(namespace).run, f"{run}:status")
+        return None if found is None else str(found.decode())
+
+    def entries(self, namespace: str) -> Iterator[Entry]:
+        """The whole journal, in pages."""
+        start = "-"
+        while True:
+            page = self.read(namespace, start)
+            yield from page
+            if len(page) < _PAGE:
+                return
+            start = f"({page[-1].id}"
+
+    def read(self, namespace: str, start: str = "-", count: int = _PAGE) -> list[Entry]:
+        reply = self.client.call("XRANGE", self.keys.namespace(namespace).journal, start, "+", "COUNT", str(count))
+        return entries_of(reply)
+
+
+def entries_of(reply: Any) -> list[Entry]:
+    """XRANGE's raw reply as entries."""
+    return [Entry(id.decode(), fields[0].decode(errors="replace"), fields[1]) for id, fields in reply]
