@@ -1,0 +1,306 @@
+"""One delivery that executes a body: opened at the first verb, ended once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from celery_steps.codec import Codec
+from celery_steps.engine import entries as fmt
+from celery_steps.engine.entries import Identity
+from celery_steps.engine.journal import Journal, JournalStore
+from celery_steps.errors import (
+    AttemptEnded,
+    InputMismatch,
+    JournalLost,
+    LeaseLost,
+    NoActiveRun,
+    RunCancelled,
+    RunRefused,
+    StepsError,
+    StoreLost,
+    StoreUnavailable,
+    Suspended,
+    TooManyCrashes,
+)
+from celery_steps.store.replies import Append, Claim
+
+#: The attempt whose body this context is in. Threads that a body starts have none: a verb there is an error.
+current: ContextVar[Attempt | None] = ContextVar("celery_steps_attempt", default=None)
+
+
+class Refused(AttemptEnded):
+    """The namespace was not claimed; `claim` says why."""
+
+    def __init__(self, claim: Claim) -> None:
+        super().__init__(f"The namespace was not claimed: {claim.verdict}.")
+        self.claim = claim
+
+
+@dataclass(eq=False, slots=True)
+class Failure:
+    """A handler's exception, on its way to the body."""
+
+    identity: Identity
+    error: Exception
+    record: Callable[[], None]
+
+
+@dataclass(eq=False)
+class Attempt:
+    """What one delivery knows and has done.
+
+    `message` gives the serialised Celery message; `announce` tells the outside that the run is suspended (before it is);
+    `opened` hears of every namespace that this attempt owns, to keep its lease; `passing` are exceptions that are no failure of
+    a step (Celery's Retry, Ignore, Reject).
+    """
+
+    store: JournalStore
+    run: str
+    run_id: str
+    task: str
+    token: str
+    codec: Codec
+    retries: int = 0
+    call_digest: Callable[[], bytes | None] = lambda: None
+    message: Callable[[], bytes] = lambda: b""
+    announce: Callable[[str, dict[str, Any]], None] = lambda what, info: None
+    opened: Callable[[JournalStore], None] = lambda store: None
+    closed: Callable[[JournalStore], None] = lambda store: None
+    passing: tuple[type[BaseException], ...] = ()
+    lease: float = 30.0
+    max_crashes: int = 5
+    record_input: bool = True
+    nested_in: str = ""
+    request: Any = None  # what this attempt executes, to tell a call of super().run() from another task's
+
+    namespace: str = field(init=False)
+    journal: Journal = field(init=False)
+    owner: bool = field(init=False, default=False)
+    active: bool = field(init=False, default=True)  # the body runs
+    ended: BaseException | None = field(init=False, default=None)
+    in_handler: bool = field(init=False, default=False)
+    seen: dict[tuple[str, str], int] = field(init=False, default_factory=dict)  # occurrences so far, by namespace and key
+    heard: float = field(init=False, default=0.0)  # monotonic time of Redis's last word
+    lost: bool = field(init=False, default=False)  # the journal
+    newest_fence: int = field(init=False, default=0)  # as the heartbeat saw it
+    records_starts: bool = field(init=False, default=False)
+    failure: Failure | None = field(init=False, default=None)
+    raised: list[tuple[BaseException, Identity]] = field(init=False, default_factory=list)
+    _thread: int = field(init=False, default_factory=lambda: threading.get_ident())
+    _began: float = field(init=False, default=0.0)
+
+    def __post_init__(self) -> None:
+        self.namespace = self.store.namespace
+        self.journal = Journal(self.store, self.run)
+
+    # -- opening ----------------------------------------------------------------------------------------------------
+
+    def open(self, known_only: bool = False) -> None:
+        """Claim the namespace. Refused says why not; otherwise this attempt is the owner."""
+        self.leaving(lambda: self._open(known_only))
+
+    def _open(self, known_only: bool) -> None:
+        entry = fmt.pack_call(self.token, self.run, self.task, self.call_digest(), self.retries)
+        try:
+            claim = self.journal.claim(entry, retries=self.retries, message=self.message(), known_only=known_only)
+        except StoreUnavailable as error:
+            raise StoreLost(str(error)) from error
+        except BaseException:
+            if self.journal.fence:  # claimed, then interrupted or unreadable: it is ours to end
+                self.owner = True
+                self.opened(self.store)
+            raise
+        if claim.verdict == "LOST":
+            raise self.journal.lost()
+        if claim.verdict != "OK":
+            raise Refused(claim)
+        self.owner = True
+        self.heard = self._began = time.monotonic()
+        self.newest_fence = self.journal.fence
+        self.records_starts = claim.crashes > 0
+        self.opened(self.store)
+        self._refuse_to_go_on(claim)
+
+    def _refuse_to_go_on(self, claim: Claim) -> None:
+        journal = self.journal
+        if journal.verdict:  # the main process ended before Celery had stored it
+            self.ended = RunRefused(journal.verdict)
+            raise self.ended
+        if journal.cancelled:
+            raise RunCancelled
+        if claim.crashes >= self.max_crashes:
+            step = (
+                f"in step {journal.in_flight[0]!r} (occurrence {journal.in_flight[1]})"
+                if journal.in_flight
+                else "before any step"
+            )
+            self.ended = TooManyCrashes(
+                f"The run {self.run_id} in namespace {self.namespace!r} crashed {claim.crashes} times in a row without recording "
+                f"anything new, last {step}. steps_max_crashes is {self.max_crashes}."
+            )
+            raise self.ended
+        first = journal.calls.get(self.task)
+        if first is not None and first.run != self.run and first.digest != self.call_digest():
+            raise InputMismatch(
+                f"Namespace {self.namespace!r} was begun by task {self.task} with other arguments: recorded hash "
+                f"{fmt.hash_text(first.digest)}, this call's hash {fmt.hash_text(self.call_digest())}. "
+                "Use another namespace, or the same arguments."
+            )
+
+    # -- verbs ------------------------------------------------------------------------------------------------------
+
+    def enter(self, verb: str) -> None:
+        """Every verb begins here: is this a place for it, is the run open, has the body caught a failure?"""
+        if self.ended is not None:  # the body swallowed what should have left it
+            raise self.ended
+        if not self.active:
+            raise NoActiveRun
+        if self.in_handler:
+            raise StepsError(f"step.{verb} inside a step's handler: a step is one unit. Call it from the task's body.")
+        if self.nested_in:
+            raise StepsError(
+                f"step.{verb} in {self.task}, which was called directly inside the run of {self.nested_in}: "
+                "a run cannot hold another. Send it with delay() or apply_async()."
+            )
+        if not self.owner:
+            self.open()
+        if self.failure is not None:  # caught, as the body went on: this is the step's outcome
+            self._record_failure()
+
+    def _record_failure(self) -> None:
+        failure, self.failure = self.failure, None
+        if failure is not None:
+            failure.record()
+
+    def leaving(self, act: Callable[[], Any]) -> Any:
+        """Do `act`; what ends the attempt is kept, so that a body that swallows it gets it again."""
+        try:
+            return act()
+        except AttemptEnded as end:
+            self.ended = end
+            raise
+        except JournalLost as lost:
+            self.ended, self.lost, self.owner = lost, True, False
+            self.store.abandon()
+            raise
+        except StoreUnavailable as error:
+            self.ended = StoreLost(str(error))
+            raise self.ended from error
+
+    def append(self, entries: Sequence[tuple[str, bytes]], *, record: bool = True) -> None:
+        self.leaving(lambda: self.journal.append(entries, record=record))
+        self.heard = time.monotonic()
+
+    def before_effect(self) -> None:
+        """The last look before a handler is called."""
+        if self.journal.cancelled:
+            self.ended = RunCancelled()
+            raise self.ended
+        # Silence for half a lease, or a control entry that the heartbeat saw: ask.
+        if time.monotonic() - self.heard > self.lease / 2 or self.newest_fence > self.journal.fence:
+            self.leaving(self.renew)
+
+    def renew(self) -> None:
+        """Ask whether this attempt still owns its namespace, and meet what was asked of it from outside."""
+        try:
+            fence = self.store.renew()
+        except StoreUnavailable as error:
+            raise StoreLost(str(error)) from error
+        if not fence:
+            raise LeaseLost
+        self.heard = time.monotonic()
+        if fence > self.journal.fence:
+            self.journal.catch_up()
+        self.newest_fence = self.journal.fence
+        if self.journal.cancelled:
+            raise RunCancelled
+
+    def saw(self, fence: int) -> None:
+        """The heartbeat renewed the lease and saw the namespace's newest fence."""
+        self.newest_fence = max(self.newest_fence, fence)
+        if fence == self.journal.fence:
+            self.heard = time.monotonic()
+
+    def clock(self) -> int:
+        """Milliseconds since this attempt's fence."""
+        return int((time.monotonic() - self._began) * 1000)
+
+    # -- leaving ----------------------------------------------------------------------------------------------------
+
+    def suspend(self, what: str, about: str, delay: float, info: dict[str, Any]) -> None:
+        """Leave the worker for `delay` seconds. Raises Suspended."""
+        self.announce(what, info)
+        entry = fmt.pack_suspend(self.run, what, about)
+        self.leaving(
+            lambda: self._leave(entry, "suspend", lambda b, a, id: self.store.suspend(b, a, id, entry, int(delay * 1000)))
+        )
+        self.ended = Suspended(f"The run waits for {about}.")
+        raise self.ended
+
+    def retry(self, delay: float, retries: int, message: bytes, error: BaseException | None) -> None:
+        """Celery has stored RETRY: the next attempt starts from the ticket after `delay` seconds."""
+        reopened, failed = self._to_blame(error)
+        entry = fmt.pack_retry(self.run, retries, reopened, failed)
+        self._leave(
+            entry,
+            "retry",
+            lambda b, a, id: self.store.retry(b, a, id, entry, max(0, int(delay * 1000)), retries, message),
+        )
+
+    def _to_blame(self, error: BaseException | None) -> tuple[list[Identity], list[Identity]]:
+        """Steps whose recorded failure is what left the body, and the one whose failure is not recorded yet."""
+        chain: list[BaseException] = []
+        todo = [error]
+        while todo:
+            link = todo.pop()
+            if link is not None and not any(link is known for known in chain):
+                chain.append(link)
+                todo += (link.__cause__, link.__context__, getattr(link, "exc", None), *getattr(link, "exceptions", ()))
+        reopened = [identity for raised, identity in self.raised if any(raised is link for link in chain)]
+        return list(dict.fromkeys(reopened)), [self.failure.identity] if self.failure else []
+
+    def finish(self, outcome: str, value: bytes, *, stored: str = "", whatever: bool = False) -> bool:
+        """Record the run's outcome. `stored`: Celery has stored this state already, so settle in the same round trip.
+
+        `whatever`: also if the run was cancelled meanwhile. Returns False if another attempt had finished the run before.
+        """
+        if outcome == "succeeded":
+            self._record_failure()
+        entry = fmt.pack_finish(self.run, outcome, value)
+
+        def send(before: str, after: str, id: str) -> Append:
+            if stored:
+                return self.store.finish_and_settle(before, after, id, entry, stored)
+            return self.store.finish(before, after, id, entry)
+
+        return self._leave(entry, "finish", send, whatever) is not Append.DONE
+
+    def _leave(self, entry: bytes, kind: str, send: Callable[[str, str, str], Append], whatever: bool = False) -> Append:
+        def unless_cancelled(before: str, after: str, ids: list[str]) -> Append:
+            if self.journal.cancelled and not whatever:
+                raise RunCancelled
+            return send(before, after, ids[0])
+
+        reply: Append = self.leaving(lambda: self.journal.write(unless_cancelled, [(kind, entry)]))
+        self.owner = False
+        return reply
+
+    def settle(self, state: str) -> None:
+        """Celery has stored `state` (succeeded, failed, cancelled)."""
+        self.store.settle(state)
+        self.closed(self.store)
+
+
+def active_attempt() -> Attempt:
+    """The attempt whose body runs in this context. NoActiveRun outside."""
+    attempt = current.get()
+    if attempt is None or not attempt.active:
+        raise NoActiveRun
+    if attempt._thread != threading.get_ident():  # asyncio.to_thread and others copy the context
+        raise NoActiveRun("There is no active run in this thread: call steps in the thread of the task's body.")
+    return attempt

@@ -1,0 +1,282 @@
+"""A namespace's journal as one attempt knows it, and the one way to append to it.
+
+Every append names the entry that it follows. So an owner that was replaced writes nothing, a write sent twice is recognised,
+and a journal that was lost or rolled back is noticed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Protocol
+from uuid import uuid4
+
+from celery_steps.engine import entries as fmt
+from celery_steps.engine.entries import Call, Finish, Identity, Step
+from celery_steps.errors import AttemptEnded, JournalLost, LeaseLost, StepsError, StoreLost, StoreUnavailable
+from celery_steps.store.replies import Append, Claim, Entry
+
+logger = logging.getLogger("celery_steps")
+
+#: A run with more entries is warned of: it should be split, or restarted with `replace`.
+MANY_ENTRIES = 10_000
+
+
+class JournalStore(Protocol):
+    """Who keeps journals: a Redis namespace bound to one owner, or memory."""
+
+    @property
+    def namespace(self) -> str: ...
+
+    def claim(
+        self,
+        nonce: str,
+        entry: bytes,
+        *,
+        retries: int,
+        message: bytes,
+        expect: int = 0,
+        known_only: bool = False,
+        after: str = "",
+    ) -> tuple[Claim, list[Entry]]: ...
+    def read(self, first: str) -> list[Entry]: ...
+    def commit(self, before: str, after: str, entries: Sequence[tuple[str, str, bytes]], *, record: bool) -> Append: ...
+    def suspend(self, before: str, after: str, id: str, entry: bytes, delay: int) -> Append: ...
+    def retry(self, before: str, after: str, id: str, entry: bytes, delay: int, retries: int, message: bytes) -> Append: ...
+    def finish(self, before: str, after: str, id: str, entry: bytes) -> Append: ...
+    def finish_and_settle(self, before: str, after: str, id: str, entry: bytes, state: str) -> Append: ...
+    def settle(self, state: str) -> bool: ...
+    def release(self, delay: int) -> bool: ...
+    def renew(self) -> int: ...
+    def abandon(self) -> bool: ...
+    def elsewhere(self, namespace: str) -> JournalStore: ...
+    def borrow(self, nonce: str, entry: bytes) -> tuple[Claim, list[Entry]]: ...
+    def giveback(self, before: str, after: str, entries: Sequence[tuple[str, str, bytes]]) -> Append: ...
+
+
+class Journal:
+    """What the entries of a namespace say, for the run `run`."""
+
+    def __init__(self, store: JournalStore, run: str) -> None:
+        self.store = store
+        self.run = run
+        self.steps: dict[Identity, Step] = {}
+        self.started: Counter[Identity] = Counter()  # begun or failed without a recorded outcome
+        self.in_flight: Identity | None = None  # begun in the newest attempt that recorded what it began
+        self.calls: dict[str, Call] = {}  # the first of each task
+        self.finishes: dict[str, Finish] = {}  # by run
+        self.cancelled = False
+        self.verdict = ""  # of the main process: why the run has failed
+        self.epoch = 0  # how often `replace` began it anew
+        self.length = 0
+        self.fence = 0
+        self.uid = ""
+        self._n = 0
+        self._last = ""
+        self._retries = 0
+        self._borrowed = False
+
+    @property
+    def tip(self) -> str:
+        return f"{self._last} {self.uid}"
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    def absorb(self, entries: Sequence[Entry]) -> None:
+        """Take entries into account, in their order."""
+        for entry in entries:
+            read = _READERS.get(entry.kind)
+            if read is not None:
+                read(self, entry)
+        if entries:
+            self._last = entries[-1].id
+            self.length += len(entries)
+
+    def _step(self, entry: Entry) -> None:
+        step = fmt.read_step(entry)
+        self.steps.setdefault((step.key, step.sequence), step)
+
+    def _start(self, entry: Entry) -> None:
+        key, sequence = fmt.read(entry)
+        self.started[key, sequence] += 1
+        self.in_flight = (key, sequence)
+
+    def _call(self, entry: Entry) -> None:
+        call = fmt.read_call(entry)
+        self.calls.setdefault(call.task, call)
+
+    def _retry(self, entry: Entry) -> None:
+        _, _, reopened, failed = fmt.read(entry)
+        for key, sequence in reopened:
+            self.steps.pop((key, sequence), None)
+        self.started.update((key, sequence) for key, sequence in failed)
+
+    def _finish(self, entry: Entry) -> None:
+        finish = fmt.read_finish(entry)
+        self.finishes[finish.run] = finish
+        if finish.outcome == "replaced":  # what takes its place starts with an empty journal
+            for known in (self.steps, self.started, self.calls):
+                known.clear()
+            self.epoch += 1
+
+    def _cancel(self, entry: Entry) -> None:
+        run, _ = fmt.read(entry)
+        self.cancelled = self.cancelled or run == self.run
+
+    def _verdict(self, entry: Entry) -> None:
+        run, reason = fmt.read(entry)
+        if run == self.run:
+            self.verdict = reason
+
+    # -- owning -----------------------------------------------------------------------------------------------------
+
+    def claim(self, entry: bytes, *, retries: int, message: bytes, known_only: bool = False) -> Claim:
+        """Claim the namespace and read its journal. A verdict other than OK changes nothing here."""
+        nonce, interrupt = uuid4().hex, None
+        self._retries = retries
+        while True:
+            try:
+                claim, entries = self.store.claim(nonce, entry, retries=retries, message=message, known_only=known_only)
+                break
+            except (AttemptEnded, StepsError):
+                raise
+            except BaseException as error:  # a signal: nobody knows whether it was granted. To its end first, as in `write`
+                if interrupt is not None:
+                    raise
+                interrupt = error
+        if claim.verdict == "OK":
+            self._own(claim, entries)
+        else:
+            self.absorb(entries)
+        if interrupt is not None:
+            raise interrupt
+        return claim
+
+    def borrow(self, entry: bytes) -> Claim:
+        """Claim the namespace for one step."""
+        self._borrowed = True
+        claim, entries = self.store.borrow(uuid4().hex, entry)
+        if claim.verdict == "OK":
+            self._own(claim, entries)
+        return claim
+
+    def _own(self, claim: Claim, entries: list[Entry]) -> None:
+        mine = next((i for i, entry in enumerate(entries) if entry.id == f"{claim.fence}-0"), None)
+        if mine is None:
+            raise JournalLost(f"The journal of {self.store.namespace!r} was lost while it was claimed: the claim is not in it.")
+        _refuse_others(entries[mine + 1 :])
+        self.fence, self.uid, self._n, self._last = claim.fence, claim.uid, 0, entries[-1].id
+        self.absorb(entries)
+        if self.length > MANY_ENTRIES:
+            logger.warning(
+                "The journal of namespace %r has %d entries: replay gets slow beyond %d. "
+                "Split the run, or begin anew with replace.",
+                self.store.namespace, self.length, MANY_ENTRIES,
+            )  # fmt: skip
+
+    def _reclaim(self) -> None:
+        """Control entries moved the fence on: own the namespace under a new one."""
+        entry = fmt.pack_control(self.run, "reclaim")
+        if self._borrowed:
+            claim, entries = self.store.borrow(uuid4().hex, entry)
+            if claim.verdict == "OK":
+                known = [entry.id for entry in entries]
+                if self._last not in known:
+                    raise self.lost()
+                entries = entries[known.index(self._last) + 1 :]
+                # BORROW knows no `expect`: whoever owned the namespace meanwhile may have recorded this step.
+                _refuse_others([entry for entry in entries if entry.id != f"{claim.fence}-0"])
+        else:
+            claim, entries = self.store.claim(
+                uuid4().hex, entry, retries=self._retries, message=b"", expect=self.fence, after=self._last
+            )
+        if claim.verdict == "LOST":
+            raise self.lost()
+        if claim.verdict != "OK":
+            raise LeaseLost
+        self._own(claim, entries)
+
+    def lost(self) -> JournalLost:
+        return JournalLost(
+            f"The journal of namespace {self.store.namespace!r} is gone or was rolled back in Redis: its recorded steps are "
+            "lost. It is not run again in silence. Look at what was done, then purge the namespace and send the task again."
+        )
+
+    # -- appending --------------------------------------------------------------------------------------------------
+
+    def append(self, entries: Sequence[tuple[str, bytes]], *, record: bool = True) -> None:
+        """Append (kind, packed) entries after the last one known. LeaseLost or JournalLost: nothing was written."""
+
+        def send(before: str, after: str, ids: list[str]) -> Append:
+            numbered = [(id, kind, data) for id, (kind, data) in zip(ids, entries, strict=True)]
+            return self.store.commit(before, after, numbered, record=record)
+
+        self.write(send, entries)
+
+    def write(self, send: Callable[[str, str, list[str]], Append], entries: Sequence[tuple[str, bytes]]) -> Append:
+        """Send an append until it is known to be written or refused.
+
+        `send` gets the tips before and after, and the entries' ids.
+        """
+        interrupt: BaseException | None = None
+        while True:
+            try:
+                reply = self._write(send, entries)
+            except StoreUnavailable as error:
+                raise StoreLost(str(error)) from error
+            except (AttemptEnded, StepsError):
+                raise
+            except BaseException as error:
+                # A signal (soft time limit) in the middle: nobody knows whether it was written. To its end first.
+                if interrupt is not None:
+                    raise
+                interrupt = error
+                continue
+            if reply is Append.STALE:
+                continue
+            if interrupt is not None:
+                raise interrupt
+            return reply
+
+    def _write(self, send: Callable[[str, str, list[str]], Append], entries: Sequence[tuple[str, bytes]]) -> Append:
+        ids = [f"{self.fence}-{self._n + i}" for i in range(1, len(entries) + 1)]
+        reply = send(self.tip, f"{ids[-1]} {self.uid}", ids)
+        if reply is Append.LOST:
+            raise self.lost()
+        if reply is Append.STALE:
+            return Append.OK if self._is_written(ids) else Append.STALE
+        if reply is Append.OK:
+            self.absorb([Entry(id, kind, data) for id, (kind, data) in zip(ids, entries, strict=True)])
+            self._n += len(ids)
+        return reply
+
+    def _is_written(self, ids: list[str]) -> bool:
+        """The tip moved: find out why. True: these entries are in the journal. False: send them again under the new fence."""
+        return any(entry.id == ids[0] for entry in self.catch_up())
+
+    def catch_up(self) -> list[Entry]:
+        """Read what came after my last entry. Control entries are taken into account under a new fence; an attempt ends mine."""
+        last, *beyond = self.store.read(self._last) or [Entry("", "", b"")]
+        if last.id != self._last:
+            raise self.lost()
+        _refuse_others(beyond)
+        self.absorb(beyond)
+        self._reclaim()
+        return beyond
+
+
+def _refuse_others(entries: Sequence[Entry]) -> None:
+    if any(entry.kind in ("attempt", "borrow") for entry in entries):
+        raise LeaseLost
+
+
+_READERS: dict[str, Callable[[Journal, Entry], None]] = {
+    "step": Journal._step,
+    "start": Journal._start,
+    "attempt": Journal._call,
+    "retry": Journal._retry,
+    "finish": Journal._finish,
+    "cancel": Journal._cancel,
+    "verdict": Journal._verdict,
+}

@@ -1,0 +1,44 @@
+"""Async handlers: run to their end by the thread that calls the step."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable
+from typing import Any
+
+from celery_steps.errors import StepsError
+
+
+class _Loops(threading.local):
+    """One event loop per worker thread, kept for its life: clients that handlers keep are bound to it."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+
+
+_loops: _Loops | None = None
+
+
+def wait_for(awaitable: Awaitable[Any]) -> Any:
+    """The result of what an async handler returned."""
+    global _loops
+    if _loops is None:
+        _loops = _Loops()
+
+    async def outcome() -> Any:
+        return await awaitable
+
+    loop = _loops.loop
+    if loop.is_running() or asyncio._get_running_loop() is not None:
+        raise StepsError(
+            "Async handlers cannot overlap in one thread, as greenlets do: use the prefork or threads pool for them."
+        )
+    task = loop.create_task(outcome())
+    try:
+        return loop.run_until_complete(task)
+    except BaseException:
+        if not task.done() and not loop.is_running():  # a signal: it must not go on beside the next handler
+            task.cancel()
+            loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+        raise
