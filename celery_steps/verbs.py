@@ -1,0 +1,95 @@
+"""What users call: `self.step`, and `celery_steps.step` for code that has no `self`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, overload
+
+from celery_steps.engine.attempt import active_attempt
+from celery_steps.engine.identity import NO_INPUT
+from celery_steps.engine.inspection import inspect_namespace
+from celery_steps.engine.once import CurrentStep, current_step, run_step
+from celery_steps.errors import StepsError
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["CurrentStep", "Step", "current_step", "step"]
+
+I = TypeVar("I")  # noqa: E741
+R = TypeVar("R")
+
+
+class RunOptions(TypedDict, total=False):
+    """Options of `step.run`; it says what they mean."""
+
+    namespace: str
+    returns: Any
+    record_input: bool
+    on_input_change: Literal["raise", "warn"]
+
+
+class Step:
+    """The steps of the run whose body is executing. Outside a run every verb raises NoActiveRun."""
+
+    @overload
+    def run(self, key: str, handler: Callable[[], Awaitable[R]], /, **options: Unpack[RunOptions]) -> R: ...
+    @overload
+    def run(self, key: str, handler: Callable[[], R], /, **options: Unpack[RunOptions]) -> R: ...
+    @overload
+    def run(self, key: str, input: I, handler: Callable[[I], Awaitable[R]], /, **options: Unpack[RunOptions]) -> R: ...
+    @overload
+    def run(self, key: str, input: I, handler: Callable[[I], R], /, **options: Unpack[RunOptions]) -> R: ...
+    @overload
+    def run(self, key: str, input: Any, handler: Callable[[], R], /, **options: Unpack[RunOptions]) -> R: ...
+
+    def run(self, key: str, /, *arguments: Any, **options: Any) -> Any:
+        """Call `handler` once, ever, for this step of this run, and return its result.
+
+        `step.run(key, handler)` or `step.run(key, input, handler)`.
+
+        The first time, the handler is called and its result recorded; afterwards the recorded result is returned and nothing is
+        called. Between a handler's effect and the record lies a window in which a crash repeats it: hand
+        `current_step().idempotency_key` to the service that it calls.
+
+        Args:
+            key: the step's name. The nth use of a key in an attempt is its nth occurrence.
+            input: hashed, and recorded unless `record_input=False`. On replay another input raises InputMismatch.
+            handler: called with the input, if there is one. An async handler is awaited. A functools.partial without input has
+                its bound arguments as input.
+            namespace: record this one step in another namespace's journal.
+            returns: the class to rebuild the result as; by default the handler's return annotation.
+            record_input: keep the input with the record (default: the setting steps_record_input).
+            on_input_change: "raise", or "warn" to keep the recorded result.
+
+        Returns:
+            The recorded result; equal in value and type on every attempt.
+
+        Raises:
+            InputMismatch: the step was recorded with another input.
+            ResultError: the result cannot be recorded; the message names the path.
+            StepFailed: a failure was recorded whose class is not there any more.
+            NoActiveRun: there is no run here.
+
+        An exception of the handler propagates unchanged, and the step runs again on the next attempt; if the body catches it and
+        goes on, it is the step's recorded outcome.
+        """
+        if len(arguments) == 1:
+            return run_step(active_attempt(), key, NO_INPUT, arguments[0], options)
+        if len(arguments) == 2:
+            return run_step(active_attempt(), key, arguments[0], arguments[1], options)
+        raise StepsError(f"step.run takes a key, an optional input and a handler, not {len(arguments) + 1} arguments.")
+
+    def inspect(self, namespace: str | None = None) -> list[dict[str, Any]]:
+        """The completed records of this run's namespace, or of another: no command for one's own, one round trip for another.
+
+        Returns a list in the order of the journal, each with `event_id`, `namespace`, `key`, `sequence`,
+        `deterministic_inputs_hash`, `result`, `occurred_at_ms`, `error` (None unless the recorded outcome is a failure), `input`.
+        """
+        attempt = active_attempt()
+        attempt.enter("inspect")
+        return inspect_namespace(attempt, namespace)
+
+
+#: The current run's step object for code that has no `self`.
+step = Step()

@@ -1,0 +1,1 @@
+"""Beside the tasks in a worker: deliveries, messages, heartbeat, sweeper, verdicts of the main process."""

@@ -1,0 +1,354 @@
+"""One delivery of a durable task in a worker: what its attempt's end means to Celery."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from datetime import datetime, timezone
+from typing import Any
+
+from celery import signals, states
+from celery.app.task import Context, Task
+from celery.exceptions import Ignore, Reject, Retry
+from celery.utils.time import maybe_iso8601
+
+from celery_steps.codec import Codec, input_digest
+from celery_steps.engine.attempt import Attempt, Refused, current
+from celery_steps.engine.journal import JournalStore
+from celery_steps.errors import (
+    AttemptEnded,
+    JournalLost,
+    LeaseLost,
+    RunCancelled,
+    StepsError,
+    StoreLost,
+    StoreUnavailable,
+    Suspended,
+)
+from celery_steps.store.binding import Binding
+from celery_steps.store.keys import RunId
+from celery_steps.store.replies import Claim
+from celery_steps.store.store import Store
+from celery_steps.worker import messages
+from celery_steps.worker.heartbeat import Heartbeat
+from celery_steps.worker.result import Result
+
+logger = logging.getLogger("celery_steps")
+
+#: The delivery in this context; it stays after its body, for the hooks that Celery calls once the result is stored.
+latest: ContextVar[Delivery | None] = ContextVar("celery_steps_delivery", default=None)
+
+_started_at = time.time_ns()
+_serial = itertools.count(1)
+
+
+def token_prefix(hostname: str, pid: int) -> str:
+    """How the tokens of a process begin: the main process finds a dead child's runs by it."""
+    return f"{hostname}/{pid}/"
+
+
+class Delivery:
+    """Runs a body for one delivered message and gives Celery its outcome."""
+
+    def __init__(self, task: Task, request: Context, namespace: str, store: Store, codec: Codec, heartbeat: Heartbeat) -> None:
+        self.task = task
+        self.request = request
+        self.store = store
+        self.heartbeat = heartbeat
+        self.result = Result(task, request)
+        self.run_id = RunId(task.name, request.id, request.replaced_task_nesting)
+        token = f"{token_prefix(request.hostname, os.getpid())}{_started_at}/{next(_serial)}"
+        self.binding: Binding = store.bind(namespace, self.run_id, token, task.app.main or "")
+        self._retry: tuple[float, int, bytes] | None = None  # delay, retries, message: prepared by retry()
+        self._unthrown: Retry | None = None
+        self.replaced = False
+        self.final = False  # what leaves the body now is not to be retried
+        settings = store.settings
+        self.snapshot = messages.Snapshot(task, request, namespace)
+        self.attempt = Attempt(
+            store=self.binding,
+            run=str(self.run_id),
+            run_id=request.id,
+            task=task.name,
+            token=token,
+            codec=codec,
+            retries=request.retries,
+            call_digest=lambda: _call_digest(self.snapshot.args, self.snapshot.kwargs),
+            message=self.snapshot,
+            announce=self.result.write_suspended,
+            opened=self._hold,
+            closed=heartbeat.drop,
+            passing=(Retry, Ignore, Reject),
+            lease=settings.lease_ttl,
+            max_crashes=settings.max_crashes,
+            record_input=settings.record_input,
+            request=request,
+        )
+
+    # -- the body ---------------------------------------------------------------------------------------------------
+
+    def run(self, body: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Run the body, or give Celery what is known of its end already."""
+        outer = current.set(self.attempt)
+        latest.set(self)
+        try:
+            if self._claims_first():
+                try:
+                    self.attempt.open(known_only=True)
+                except Refused as refused:
+                    if refused.claim.verdict != "UNKNOWN":
+                        raise
+                    self.attempt.ended = None  # it goes on as a first delivery
+            self.result.write_started(self.attempt.owner)
+            value = body(*args, **kwargs)
+            if self.attempt.ended is not None:  # the body swallowed it
+                raise self.attempt.ended
+            if self._unthrown is not None:
+                raise self._unthrown
+            if self.attempt.owner:
+                self._finish(value)
+            return value
+        except Refused as refused:
+            try:
+                return self._known(refused.claim)
+            except (Ignore, JournalLost):
+                raise
+            except (AttemptEnded, Exception) as error:  # what is known stays; the ticket comes again
+                self._close()
+                raise Ignore(f"The run could not be settled yet: {error}") from error
+        except AttemptEnded as end:
+            self._ended(end)
+        except (Ignore, Reject) as end:
+            self._left(end)
+            raise
+        except Exception as error:
+            if isinstance(self.attempt.ended, AttemptEnded):  # the body's clean-up failed as it was left
+                self._ended(self.attempt.ended)
+            # Celery decides whether this is retried or final, and stores it: make sure that we may still speak for the run.
+            self._still_owner(error)
+            raise
+        except BaseException:  # the process or greenlet is being ended: who ended it speaks for the run, or the lease runs out
+            self.heartbeat.drop(self.binding)
+            raise
+        finally:
+            self.attempt.active = False
+            current.reset(outer)
+
+    def _claims_first(self) -> bool:
+        """A first delivery is opened at its first verb, another one before its body.
+
+        Otherwise a run whose body returns before its first verb would come back for ever.
+        """
+        request = self.request
+        redelivered = (request.delivery_info or {}).get("redelivered")
+        return bool(request.retries or redelivered or messages.header(request, messages.TICKET))
+
+    def _finish(self, value: Any) -> None:
+        outcome = self.result.encoded(value)
+        if not self.attempt.finish("succeeded", outcome):
+            raise Ignore("Another attempt finished the run.")
+        self._publish_heads()
+
+    def _still_owner(self, error: Exception) -> None:
+        if not self.attempt.owner:
+            self.final = self.final or self.attempt.lost
+            return
+        try:
+            self.attempt.renew()
+        except AttemptEnded as end:
+            self._ended(end)
+
+    # -- ends -------------------------------------------------------------------------------------------------------
+
+    def _ended(self, end: AttemptEnded) -> None:
+        """The attempt left the body for a reason of ours. Raises Ignore, or Reject while the store is away."""
+        if isinstance(end, RunCancelled):
+            try:
+                self._cancel()
+            except (AttemptEnded, Exception) as error:  # the ticket comes again and finds the cancel
+                logger.warning("%s[%s]: could not be cancelled yet: %s", self.task.name, self.request.id, error)
+                self._close()
+        elif isinstance(end, StoreLost):
+            self._wait_for_store(end)
+        elif isinstance(end, LeaseLost):
+            logger.warning("%s[%s]: %s", self.task.name, self.request.id, end)
+            self._close()
+        elif isinstance(end, Suspended):
+            self._close()
+        raise Ignore(str(end)) from end
+
+    def _cancel(self) -> None:
+        """REVOKED first, then the outcome: a crash in between finds the cancel again."""
+        self.result.revoke()
+        self.attempt.finish("cancelled", b"", stored="cancelled", whatever=True)
+        self._close()
+
+    def _wait_for_store(self, end: StoreLost) -> None:
+        """Redis is away. The message goes back to the broker; the ticket, if there is one, waits in Redis."""
+        logger.error("%s[%s]: %s", self.task.name, self.request.id, end)
+        self._close()
+        if self.task.acks_late:
+            raise Reject(str(end), requeue=True) from end  # paced by the time for which the client has tried
+        messages.publish(self.task.app, self.attempt.message(), countdown=1)
+
+    def _left(self, end: Ignore | Reject) -> None:
+        """The body raised Ignore or Reject: the run is over, or the broker brings it back."""
+        if not self.attempt.owner:
+            return
+        try:
+            if isinstance(end, Reject) and end.requeue:
+                self.binding.release(int(self.store.settings.lease_ttl * 1000))
+            elif isinstance(end, Reject):
+                self.attempt.finish("rejected", b"", stored="failed", whatever=True)
+            else:
+                self.attempt.finish("replaced" if self.replaced else "ignored", b"", stored="succeeded", whatever=True)
+        except (AttemptEnded, StoreUnavailable) as error:
+            logger.warning("%s[%s]: its end could not be recorded: %s", self.task.name, self.request.id, error)
+        self._close()
+
+    def _hold(self, held: JournalStore) -> None:
+        signals.task_postrun.connect(_let_go, dispatch_uid="celery-steps")
+        self.heartbeat.hold(held, self.attempt)
+
+    def _close(self) -> None:
+        self.heartbeat.drop(self.binding)
+        self._publish_heads()
+
+    def _publish_heads(self) -> None:
+        """Runs that waited for this namespace: whoever sets them free publishes them."""
+        while self.binding.heads:
+            self._publish(self.binding.heads.pop())
+
+    def _publish(self, run: RunId) -> None:
+        try:
+            messages.publish_if_due(self.task.app, self.store, self.binding.namespace, run)
+        except Exception as error:  # the broker is away: the ticket brings it, and our caller's result must not suffer
+            logger.warning("Run %s is due and could not be published yet: %s", run, error)
+
+    # -- an end that is known ---------------------------------------------------------------------------------------
+
+    def _known(self, claim: Claim) -> Any:
+        """The claim was refused. Returns the recorded result, or raises Ignore: the ticket brings the run back, or it is over."""
+        if claim.verdict == "SETTLING" and self.result.wrote_started:
+            time.sleep(min(claim.wait, 500) / 1000)  # our STARTED may lie over the final state: look again
+            try:
+                self.attempt.open()
+            except Refused as refused:
+                return self._known(refused.claim)
+        if claim.verdict == "SETTLED" and self.result.wrote_started:
+            self._restore(claim.detail.split()[0])
+        if claim.verdict == "FINISHED":
+            return self._settle_known(claim.detail)
+        raise Ignore(f"The run is {claim.verdict.lower()}.")
+
+    def _settle_known(self, entry_id: str) -> Any:
+        if entry_id == "lost":
+            if self.result.state() not in states.READY_STATES:
+                self.final = True
+                raise self.attempt.journal.lost()
+            self.result.count_for_chord()
+            self.binding.settle("failed")
+            raise Ignore("The run's journal was lost.")
+        finish = self.attempt.journal.finishes[self.attempt.run]
+        if finish.outcome == "succeeded":
+            if self.result.state() not in states.READY_STATES:
+                self._hold(self.binding)
+                return self.result.decoded(finish.value)  # to Celery once more, which sends callbacks and stores it
+            self.result.count_for_chord()
+        self.binding.settle(_STATUS[finish.outcome])
+        raise Ignore("The run is finished.")
+
+    def _restore(self, status: str) -> None:
+        """What was stored over another attempt's end, which is settled, is replaced by that end."""
+        finish = self.attempt.journal.finishes.get(self.attempt.run)
+        if finish is not None and finish.outcome == "succeeded":
+            self.result.put_back(states.SUCCESS, self.result.decoded(finish.value))
+        elif finish is not None and status == "failed":
+            self.result.put_back(states.FAILURE, self.attempt.codec.decode_failure(finish.value))
+
+    # -- hooks: Celery has stored a state ---------------------------------------------------------------------------
+
+    def stored(self, state: str, error: BaseException | None = None) -> None:
+        """Celery has stored a final state: the run is over."""
+        latest.set(None)
+        try:
+            if self.attempt.owner:
+                value = self.attempt.codec.encode_failure(error or StepsError())
+                if not self.attempt.finish(state, value, stored=state, whatever=True):
+                    self._put_back()
+            elif self.attempt.journal.length or self.final:
+                self.binding.settle(state)
+        except LeaseLost:
+            self._put_back()
+        except (StepsError, AttemptEnded) as trouble:
+            # The ticket stays: the next delivery finds the state stored, and settles.
+            logger.warning("%s[%s]: could not be settled yet: %s", self.task.name, self.request.id, trouble)
+        finally:
+            self._close()
+
+    def _put_back(self) -> None:
+        """We stalled for longer than the lease while Celery stored our end: if another attempt's is settled, that one stands."""
+        settled = self.store.fields(self.binding.namespace).get(f"{self.run_id}:settled")
+        if settled is not None:
+            self.attempt.journal.absorb(self.binding.read("-"))
+            self._restore(settled)
+
+    def stored_retry(self) -> None:
+        """Celery has stored RETRY: now the ticket becomes the retry."""
+        latest.set(None)
+        if not self.attempt.owner:
+            return
+        delay, retries, message = self._retry or (self.store.settings.lease_ttl, self.request.retries, b"")
+        try:
+            if self._retry is None:  # a Retry that the body raised itself: it has sent the message, the ticket stands behind it
+                self.binding.release(int(delay * 1000))
+            else:
+                self.attempt.retry(delay, retries, message, sys.exc_info()[1])
+        except RunCancelled:
+            self._cancel()
+        except (StepsError, AttemptEnded) as trouble:
+            logger.warning("%s[%s]: its retry could not be recorded: %s", self.task.name, self.request.id, trouble)
+        finally:
+            self._close()
+        if self._retry is not None and delay <= 0:
+            self._publish(self.run_id)
+
+    def prepare_retry(self, args: Any, kwargs: Any, options: dict[str, Any]) -> None:
+        """retry() only prepares: the message becomes the ticket once Celery has stored RETRY."""
+        eta, countdown = maybe_iso8601(options.get("eta")), options.get("countdown") or 0
+        if isinstance(eta, datetime):
+            eta = eta if eta.tzinfo else eta.replace(tzinfo=timezone.utc)  # as Celery reads it
+            countdown = (eta - datetime.now(timezone.utc)).total_seconds()
+        message = self.snapshot.build(args, kwargs, options)
+        self._retry = (float(countdown), options["retries"], message)
+
+    def unthrown(self, retry: Retry) -> None:
+        """retry(throw=False): the retry is the outcome all the same."""
+        self._unthrown = retry
+
+
+def _let_go(task_id: str = "", **_: Any) -> None:
+    """task_postrun: Celery could not store the result, so no hook was called. The settling lease must run out."""
+    delivery = latest.get()
+    if delivery is not None and delivery.request.id == task_id:
+        delivery.heartbeat.drop(delivery.binding)
+
+
+_STATUS = {
+    "succeeded": "succeeded",
+    "ignored": "succeeded",
+    "replaced": "succeeded",
+    "failed": "failed",
+    "rejected": "failed",
+    "cancelled": "cancelled",
+}
+
+
+def _call_digest(args: Any, kwargs: Any) -> bytes | None:
+    """Hash of the whole call: runs that share a namespace must have begun with the same arguments."""
+    return input_digest([list(args), dict(kwargs)], where="the task's arguments")

@@ -1,0 +1,77 @@
+"""A run's Celery message as it is stored with its ticket, and how it is published again."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from copy import deepcopy
+from typing import Any
+
+from celery import Celery
+from celery.app.task import Context, Task
+from kombu import serialization
+
+from celery_steps.codec import pack, unpack
+from celery_steps.store.keys import RunId
+from celery_steps.store.store import Store
+
+#: Header of a message that comes from a ticket: its run is known, so it claims before its body.
+TICKET = "steps_ticket"
+#: Header that carries a namespace that is not the task id.
+NAMESPACE = "steps_namespace"
+
+_FORMAT = 1
+_OF_ONE_DELIVERY = ("eta", "countdown", "expires", "redelivered", "is_eager")
+_ATOMS = (type(None), bool, int, float, str, bytes)
+
+
+def header(request: Context, name: str) -> Any:
+    """A header of the delivered message."""
+    return (request.headers or {}).get(name)
+
+
+class Snapshot:
+    """The arguments of a delivery as they came: bodies mutate theirs. Called, it gives the serialised message."""
+
+    def __init__(self, task: Task, request: Context, namespace: str) -> None:
+        self._task, self._request, self._namespace = task, request, namespace
+        self.args, self.kwargs = request.args, request.kwargs
+        if not all(isinstance(value, _ATOMS) for value in (*self.args, *self.kwargs.values())):
+            with suppress(Exception):  # what cannot be copied is sent as it is when it is asked for
+                self.args, self.kwargs = deepcopy((self.args, self.kwargs))
+
+    def __call__(self) -> bytes:
+        request = self._request
+        ignore = request.__dict__.get("ignore_result")  # Celery before 5.7 drops it
+        options = self._task.signature_from_request(request, self.args, self.kwargs, retries=request.retries).options
+        options.setdefault("ignore_result", self._task.ignore_result if ignore is None else ignore)
+        return self.build(self.args, self.kwargs, options)
+
+    def build(self, args: Any, kwargs: Any, options: dict[str, Any]) -> bytes:
+        """Serialise a message with the task's serializer. It is due when its ticket is, so it has neither eta nor expiry."""
+        kept = {name: value for name, value in options.items() if value is not None and name not in _OF_ONE_DELIVERY}
+        kept["headers"] = {**(options.get("headers") or {}), TICKET: True}
+        if self._namespace != self._request.id:
+            kept["headers"][NAMESPACE] = self._namespace
+        if list(args) == list(self.args) and kwargs == self.kwargs:  # what was masked stays masked
+            kept["argsrepr"], kept["kwargsrepr"] = self._request.get("argsrepr"), self._request.get("kwargsrepr")
+        serializer = kept["serializer"] = self._task.serializer or self._task.app.conf.task_serializer
+        content_type, encoding, data = serialization.dumps([args, kwargs, kept], serializer=serializer)
+        return pack([_FORMAT, self._task.name, content_type, encoding, data])
+
+
+def publish(app: Celery, message: bytes, **extra: Any) -> None:
+    """Send a stored message. Not through apply_async: that is overridden in many projects."""
+    _, name, content_type, encoding, data = unpack(message)
+    args, kwargs, options = serialization.loads(data, content_type, encoding, accept=[content_type])
+    app.send_task(name, args, kwargs, task_type=app.tasks.get(name), add_to_parent=False, **options, **extra)
+
+
+def publish_if_due(app: Celery, store: Store, namespace: str, run: RunId) -> bool:
+    """Publish a run at once if its ticket is due and nobody else has taken it."""
+    if not store.take(app.main or "", namespace, run):
+        return False
+    message = store.message(namespace, run)
+    if message is None:
+        return False
+    publish(app, message)
+    return True

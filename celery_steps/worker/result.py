@@ -1,0 +1,106 @@
+"""A run's result in Celery's result backend, as one delivery sees and writes it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from celery import states
+from celery.app.task import Context, Task
+from celery.exceptions import Ignore
+from kombu import serialization
+from kombu.exceptions import EncodeError
+
+from celery_steps.codec import pack, unpack
+from celery_steps.errors import ResultError
+
+
+class Result:
+    """The result of one request."""
+
+    def __init__(self, task: Task, request: Context) -> None:
+        self._task = task
+        self._request = request
+        self.wrote_started = False
+
+    @property
+    def ignored(self) -> bool:
+        """Whether nobody wants it stored."""
+        ignore = self._request.__dict__.get("ignore_result")
+        return bool(self._task.ignore_result if ignore is None else ignore)
+
+    def state(self) -> str:
+        """What the result backend shows, PENDING where there is none."""
+        if self.ignored:
+            return str(states.PENDING)
+        try:
+            return str(self._task.backend.get_state(self._request.id))
+        except NotImplementedError:  # no result backend
+            return str(states.PENDING)
+
+    def write_started(self, owner: bool) -> None:
+        """Celery's tracer would write STARTED at every delivery, over anything: it is written here instead.
+
+        Before the namespace is claimed, only over PENDING.
+        """
+        if not self._task.tracks_started() or self.ignored:
+            return
+        if owner or self.state() == states.PENDING:
+            info = {"pid": os.getpid(), "hostname": self._request.hostname}
+            self._task.backend.store_result(self._request.id, info, states.STARTED, request=self._request)
+            self.wrote_started = True
+
+    def write_suspended(self, what: str, info: dict[str, Any]) -> None:
+        """The state of a run that has left the worker; `info` says what is awaited."""
+        if not self.ignored:
+            self._task.backend.store_result(self._request.id, info, "SUSPENDED", request=self._request)
+
+    def encoded(self, value: Any) -> bytes:
+        """The result as Celery's own serializer writes it: that it can be stored is known before the run is finished."""
+        try:
+            value = self._task.backend.prepare_value(value)  # an AsyncResult becomes a tuple
+            content_type, encoding, data = serialization.dumps(value, serializer=self._task.backend.serializer)
+        except EncodeError as error:
+            if self.ignored and not (self._request.callbacks or self._request.chain):
+                content_type, encoding, data = serialization.dumps(None, serializer="json")
+            else:
+                raise ResultError(
+                    f"The result of {self._task.name} cannot be encoded by Celery's result_serializer "
+                    f"{self._task.backend.serializer!r}: {error}. "
+                    "Return something that it can encode, or set ignore_result. Recorded steps are intact."
+                ) from error
+        return pack([content_type, encoding, data])
+
+    def decoded(self, data: bytes) -> Any:
+        """What `encoded` wrote."""
+        content_type, encoding, payload = unpack(data)
+        return serialization.loads(payload, content_type, encoding, accept=[content_type])
+
+    def revoke(self) -> None:
+        """Store REVOKED and count it for a chord."""
+        # Celery's revoke command may have stored it, but counts no chord member; counting one twice changes nothing.
+        if self._request.chord or self.state() != states.REVOKED:
+            self._task.backend.mark_as_revoked(self._request.id, "revoked", request=self._request, store_result=not self.ignored)
+
+    def put_back(self, state: str, value: Any) -> None:
+        """A late duplicate, or an attempt that stalled, has stored something over this final state."""
+        if self.state() != state:
+            self._task.backend.store_result(self._request.id, value, state, request=self._request)
+
+    def count_for_chord(self) -> None:
+        """Celery stores a result, then counts it for its chord: a crash in between would leave the chord waiting for ever.
+
+        It is counted again in case; the Redis backend knows a member that it has counted. Raises Ignore, for the ticket to bring
+        the run back, while a process that may be dead has the chord's callback in hand.
+        """
+        if not self._request.chord:
+            return
+        backend, id, in_hand = self._task.backend, self._request.id, None
+        try:
+            backend.on_chord_part_return(self._request, backend.get_state(id), backend.get_result(id))
+            if hasattr(type(backend), "_chord_claim_extend_script"):  # Celery 5.7: one process claims the callback, for a while
+                in_hand = backend.client.get(backend.get_key_for_group(self._request.group, ".c"))
+        except Exception as error:
+            raise Ignore(f"The run could not be counted for its chord yet: {error!r}") from error
+        if in_hand not in (None, b"done"):
+            raise Ignore("The callback of the run's chord is being sent.")

@@ -1,0 +1,335 @@
+"""What the main process decides without the task's own code: worker lost, hard time limit, revoke, shutdown."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal as signals
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+from billiard.common import TERM_SIGNAME
+from billiard.einfo import ExceptionWithTraceback
+from billiard.pool import ApplyResult
+from celery.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
+from celery.platforms import signals as by_name
+from celery.worker import state
+from celery.worker.request import Request as CeleryRequest
+
+from celery_steps.engine.entries import pack_control, pack_finish
+from celery_steps.errors import StepsError, StoreUnavailable
+from celery_steps.store.keys import RunId
+from celery_steps.store.replies import Verdict
+from celery_steps.worker import messages, runtime
+from celery_steps.worker.delivery import token_prefix
+from celery_steps.worker.revoke import cancel
+
+logger = logging.getLogger("celery_steps")
+
+#: Seconds for which a child may run its `finally` blocks after a signal, before it gets SIGKILL.
+_GRACE = 0.5
+_CELERY = Verdict("CELERY")
+
+
+class _Run(NamedTuple):
+    """The run that a message belongs to."""
+
+    namespace: str
+    id: RunId
+    parts: runtime.Runtime
+
+
+class Request(CeleryRequest):  # type: ignore[misc]
+    """A durable task's message in the main process: the run behind it is asked before Celery decides over the message.
+
+    An open run is never failed, requeued or discarded with its message: its ticket brings it back, unless it is ended here.
+    """
+
+    _timed_out: Verdict | None = None  # what was found at the hard time limit
+    _spared = False  # revoked() let this message through
+    _was_revoked = False
+    _token = ""
+
+    # -- worker lost ------------------------------------------------------------------------------------------------
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
+        """As Celery's for what the child has handled. For a dead child the run comes back by its ticket."""
+
+        def as_celery() -> Any:
+            return super(Request, self).on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
+
+        error = exc_info.exception
+        error = error.exc if isinstance(error, ExceptionWithTraceback) else error
+        if return_ok or self._already_cancelled or self._already_revoked:
+            return as_celery()
+        if isinstance(error, TimeLimitExceeded):  # on_timeout follows
+            self._timed_out = self._at_hard_limit(error)
+            return self._fail_once(as_celery)
+        # Billiard hands over what is no Exception (a CancelledError of the body, say) as it does the end of a child.
+        if isinstance(error, (WorkerLostError, Terminated)) or not isinstance(error, Exception):
+            return self._worker_lost(as_celery)
+        return as_celery()
+
+    def _worker_lost(self, as_celery: Callable[[], Any]) -> Any:
+        try:
+            run = self._run()
+            found = self._release(run) if _shutting_down() else self._verdict(run, "lost", "").verdict != "CELERY"
+        except StoreUnavailable as error:
+            return self._requeue(error)
+        if not found:
+            return self._requeued_once(as_celery)
+        state.task_ready(self)
+        self.acknowledge()
+        if not _shutting_down():
+            self._publish(run)
+
+    def _requeued_once(self, as_celery: Callable[[], Any]) -> Any:
+        """Not open. A message that has come back before is not requeued again: it would kill worker after worker."""
+        task = self.task
+        wanted = task.reject_on_worker_lost
+        if self.delivery_info.get("redelivered"):
+            task.reject_on_worker_lost = False
+        try:
+            return as_celery()
+        finally:
+            task.reject_on_worker_lost = wanted
+
+    # -- hard time limit --------------------------------------------------------------------------------------------
+
+    def on_timeout(self, soft: bool, timeout: float) -> Any:
+        """As Celery's. At the hard limit the run ends as failed."""
+        if soft:
+            return super().on_timeout(soft, timeout)
+        # Of a greenlet's limit on_failure has not heard.
+        found, self._timed_out = self._timed_out or self._at_hard_limit(TimeLimitExceeded(timeout)), None
+        if found.verdict in ("CELERY", "TAKEN"):
+            super().on_timeout(soft, timeout)
+        if found.verdict == "TAKEN":
+            self._conclude(found, "failed", TimeLimitExceeded(timeout))
+        return None
+
+    def _fail_once(self, as_celery: Callable[[], Any]) -> Any:
+        """on_failure at the hard limit: stored and told here, which on_timeout would do once more."""
+        verdict = self._timed_out.verdict if self._timed_out else ""
+        if verdict not in ("CELERY", "TAKEN"):
+            return None
+        result = as_celery()
+        if verdict == "TAKEN":
+            self._context.update(chord=None, errbacks=None, chain=None)
+        return result
+
+    def _at_hard_limit(self, error: TimeLimitExceeded) -> Verdict:
+        """Billiard tells of the limit before it ends the child: end it first."""
+        child = self._child()
+        if child is not None:
+            _kill(child)
+        run = self._run()
+        try:
+            if _shutting_down() and self._release(run):
+                found = Verdict("NOTHING")
+            else:
+                reason = f"The hard time limit ({error.args[0] if error.args else '?'} s) was exceeded."
+                found = self._verdict(run, "failed", reason)
+        except StoreUnavailable as trouble:
+            self._requeue(trouble)
+            return Verdict("NOTHING")
+        if found.verdict not in ("CELERY", "TAKEN"):
+            state.task_ready(self)
+            self.acknowledge()
+            self._publish(run)
+        return found
+
+    # -- revoke -----------------------------------------------------------------------------------------------------
+
+    def terminate(self, pool: Any, signal: Any = None) -> None:
+        """As Celery's: the child is ended, and the run with it."""
+        run = self._run()
+        if not self.time_start or run is None:
+            super().terminate(pool, signal)
+            return
+        number = self._end(pool, signal)
+        try:
+            found = self._verdict(run, "cancelled", "revoked")
+            if found.verdict in ("CELERY", "TAKEN"):
+                self._announce_revoked("terminated", True, number, False)
+            else:
+                self._gone()
+                cancel(run.parts.main_store, run.namespace, run.id)
+                self.acknowledge()
+                self._publish(run)
+        except StoreUnavailable as error:
+            logger.error("%s[%s] was ended, but its run could not be cancelled: %s", self.name, self.id, error)
+            self._gone()
+            self.reject(requeue=True)
+            return
+        if found.verdict == "TAKEN":
+            self._conclude(found, "cancelled", None)
+
+    def revoked(self) -> bool:
+        """As Celery's, but the message of a run that the store knows is never discarded: the run ends, or goes on, itself."""
+        self._was_revoked = self.id in state.revoked
+        self._spared = False
+        discarded = super().revoked()
+        return bool(discarded and not self._spared)
+
+    def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
+        if not terminated:
+            try:
+                self._spared = self._is_spared(expired)
+            except StoreUnavailable as error:
+                self._requeue(error)
+                return
+        if not self._spared:
+            super()._announce_revoked(reason, terminated, signum, expired)
+
+    def _is_spared(self, expired: bool) -> bool:
+        run = self._run()
+        if run is None:
+            return False
+        if expired and not self._was_revoked:
+            known = run.parts.main_store.status(run.namespace, run.id) is not None
+            if known:
+                state.revoked.discard(self.id)  # Celery has just added it: it would cancel the run
+            return known
+        return cancel(run.parts.main_store, run.namespace, run.id)
+
+    # -- shutdown, a lost connection --------------------------------------------------------------------------------
+
+    def cancel(self, pool: Any, signal: Any = None, **options: Any) -> None:
+        """The child is ended though nobody wants the task ended: another worker carries on at once."""
+        if not self.time_start or self._child() is None:
+            super().cancel(pool, signal, **options)
+            return
+        self._end(pool, signal)
+        try:
+            if self._release(self._run()):
+                self._gone()
+                return
+        except StoreUnavailable as error:
+            logger.error("%s[%s]: its lease must run out: %s", self.name, self.id, error)
+        self._announce_cancelled(**options)
+
+    def give_back(self, pool: Any) -> None:
+        """The worker ends now and takes its children along: free what this one holds."""
+        if self._child() is not None and not self._already_cancelled and not self._already_revoked:
+            self.cancel(pool)
+
+    def _release(self, run: _Run | None) -> bool:
+        """RELEASE: no crash is counted. Returns whether the store knows the run."""
+        if run is None:
+            return False
+        store = run.parts.main_store
+        return store.release(run.namespace, run.id, self._process(), 0) or store.status(run.namespace, run.id) is not None
+
+    # -- parts ------------------------------------------------------------------------------------------------------
+
+    def _run(self) -> _Run | None:
+        """The run of this message, None where there cannot be one: no store is set, or no namespace can be made."""
+        try:
+            parts = runtime.of(self._app)
+            run = RunId(self._type, self.id, self.replaced_task_nesting)
+            return _Run(self.task.namespace_of(self._context), run, parts)
+        except StepsError:
+            return None
+
+    def _child(self) -> int | None:
+        """The process id of the pool's child that has this task, None where tasks run in this process."""
+        result = self._apply_result() if self._apply_result is not None else None
+        return self.worker_pid if isinstance(result, ApplyResult) else None
+
+    def _process(self) -> str:
+        return token_prefix(self.hostname, self._child() or os.getpid())
+
+    def _verdict(self, run: _Run | None, what: str, reason: str) -> Verdict:
+        """VERDICT: the child is dead, the main process speaks for it."""
+        if run is None or not self.time_start:
+            return _CELERY
+        entry = pack_control(str(run.id), reason)
+        self._token = f"{self.hostname}/main/{os.getpid()}/{uuid4().hex}"
+        return run.parts.main_store.verdict(
+            run.namespace, run.id, process=self._process(), what=what, nonce=uuid4().hex, entry=entry, token=self._token
+        )
+
+    def _conclude(self, taken: Verdict, outcome: str, error: Exception | None) -> None:
+        """Celery has stored the verdict: the run is finished and settled. If this fails, its ticket brings it to the same end."""
+        run = self._run()
+        if run is None:
+            return
+        try:
+            value = run.parts.codec.encode_failure(error) if error is not None else b""
+            binding = run.parts.main_store.bind(run.namespace, run.id, self._token, self._app.main or "")
+            before, id = f"{taken.fence}-0 {taken.uid}", f"{taken.fence}-1"
+            entry = pack_finish(str(run.id), outcome, value)
+            binding.finish_and_settle(before, f"{id} {taken.uid}", id, entry, outcome)
+        except StepsError as trouble:
+            logger.warning("%s[%s]: could not be settled yet: %s", self.name, self.id, trouble)
+            return
+        for head in binding.heads:
+            self._publish(run._replace(id=head))
+
+    def _publish(self, run: _Run | None) -> None:
+        if run is None:
+            return
+        try:
+            messages.publish_if_due(self._app, run.parts.main_store, run.namespace, run.id)
+        except Exception as error:  # the broker or Redis is away: the sweepers have the ticket
+            logger.warning("Run %s could not be published yet: %s", run.id, error)
+
+    def _requeue(self, error: StoreUnavailable) -> None:
+        """Nobody can say whether the run is open: the message comes back, and claims before its body."""
+        logger.error("%s[%s] goes back to the broker: %s", self.name, self.id, error)
+        state.task_ready(self)
+        self.reject(requeue=True)
+
+    def _gone(self) -> None:
+        """The message has no child any more, and what becomes of its run is told elsewhere."""
+        state.task_ready(self)
+        self.send_event("task-cancelled")
+        self._already_cancelled = True
+
+    def _end(self, pool: Any, signal: Any) -> int:
+        """End the child or the greenlet with this signal, and make sure that it is dead. Returns the signal's number."""
+        number: int = by_name.signum(signal or TERM_SIGNAME)
+        child = self._child()
+        pool.terminate_job(self.worker_pid, number)
+        result = self._apply_result() if self._apply_result is not None else None
+        if result is not None:
+            result.terminate(number)
+        if child is not None and not _is_dead(child, _GRACE):
+            _kill(child)
+        return number
+
+
+def give_back(pool: Any) -> None:
+    """At the end of a worker, before its pool takes the children along: other workers carry on with what these hold."""
+    for request in tuple(state.active_requests):
+        if isinstance(request, Request):
+            request.give_back(pool)
+
+
+def _shutting_down() -> bool:
+    return state.should_terminate is not None and state.should_terminate is not False
+
+
+def _kill(child: int) -> None:
+    if not _is_dead(child, 0):
+        os.kill(child, signals.SIGKILL)
+        _is_dead(child, _GRACE)
+
+
+def _is_dead(child: int, within: float) -> bool:
+    """Whether a child has ended; its exit status is left to the pool."""
+    if not hasattr(os, "waitid"):  # macOS before Python 3.13: it is not known
+        return False
+    end = time.monotonic() + within
+    while True:
+        try:
+            if os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None:
+                return True
+        except ChildProcessError:
+            return True
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.002)
