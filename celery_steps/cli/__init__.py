@@ -1,0 +1,142 @@
+"""`celery -A proj steps ...`: a thin cover over `Runs`, which does nothing that `Runs` cannot.
+
+Every `celery` process in the environment imports this module: so it imports nothing but click until a command runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from celery_steps.errors import RunRefused, SettingsError, StepsError
+from celery_steps.store.keys import FINAL, OPEN
+from celery_steps.times import duration, moment
+
+if TYPE_CHECKING:
+    from celery_steps.cli.output import Output
+    from celery_steps.runs import Runs
+
+
+class _Text(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """Text that one of our parsers must understand."""
+
+    def __init__(self, name: str, parse: Callable[[Any, str], Any]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return self._parse(value, param.opts[0] if param is not None else self.name)
+        except StepsError as error:
+            self.fail(str(error), param, ctx)
+
+
+_DURATION, _TIME = _Text("duration", duration), _Text("time", moment)
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+@contextmanager
+def _answering(context: click.Context, as_json: bool) -> Iterator[tuple[Runs, Output]]:
+    """What a command works with. An error of ours becomes a message and exit code 1."""
+    from celery_steps.cli.output import Output
+    from celery_steps.runs import Runs
+
+    app = context.obj.app
+    output = Output(as_json, plain=bool(getattr(context.obj, "no_color", False)))
+    try:
+        yield Runs(app), output
+    except StepsError as error:
+        text = str(error)
+        if isinstance(error, SettingsError) and app.main == "default":
+            text += "\nNo app is named: celery -A proj steps ..."
+        output.error(text)
+        context.exit(1)
+
+
+@click.group()
+def steps() -> None:
+    """Look at durable runs, and act on them.
+
+    NAME is a namespace or a task id. Exit code: 0 done, 1 not found or refused, 2 wrong usage.
+    """
+
+
+@steps.command("list")
+@click.option("--status", multiple=True, type=click.Choice(OPEN + FINAL), help="Only this status; can be given again.")
+@click.option("--task", metavar="NAME", help="Only runs of this task.")
+@click.option("--since", type=_TIME, help='Changed since: ISO 8601 with offset, or "2h" (ago).')
+@click.option("--until", type=_TIME, help="Changed until.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most so many.")
+@click.option("--cursor", metavar="TEXT", help="The next page: what the page before ends with.")
+@_json
+@click.pass_context
+def list_(context: click.Context, /, as_json: bool, status: tuple[str, ...], **filters: Any) -> None:
+    """Runs, newest change first."""
+    with _answering(context, as_json) as (runs, output):
+        output.page(runs.list(status=status or None, **filters))
+
+
+@steps.command()
+@click.argument("name")
+@click.option("--attempts", is_flag=True, help="Also records that do not stand any more, and steps without an outcome.")
+@_json
+@click.pass_context
+def show(context: click.Context, as_json: bool, name: str, attempts: bool) -> None:
+    """One run: its state, its attempts and its recorded steps."""
+    with _answering(context, as_json) as (runs, output):
+        run = runs.get(name)
+        try:
+            records = runs.records(run.namespace, attempts=attempts)
+        except RunRefused:  # its journal is lost: the run says so
+            records = []
+        output.run(run, records)
+
+
+@steps.command()
+@_json
+@click.pass_context
+def stats(context: click.Context, as_json: bool) -> None:
+    """How many runs have each status, and what waits."""
+    with _answering(context, as_json) as (runs, output):
+        output.stats(runs.stats())
+
+
+@steps.command()
+@_json
+@click.pass_context
+def doctor(context: click.Context, as_json: bool) -> None:
+    """Examine settings, Redis and the app. Ends with "ready", or with the one thing to do.
+
+    Exit code 1 if a worker could not do its work.
+    """
+    with _answering(context, as_json) as (runs, output):
+        findings = runs.doctor()
+        output.findings(findings)
+        if any(finding.level == "error" for finding in findings):
+            context.exit(1)
+
+
+@steps.command()
+@click.argument("name", required=False)
+@click.option("--older-than", type=_DURATION, metavar="DURATION", help='Finished so long ago: "7d", "12h", seconds.')
+@click.option("--status", multiple=True, type=click.Choice(FINAL), help="Only this status; can be given again.")
+@_json
+@click.pass_context
+def purge(context: click.Context, as_json: bool, name: str | None, older_than: float | None, status: tuple[str, ...]) -> None:
+    """Forget finished runs: those of NAME, or all that the options say."""
+    if name is None and older_than is None and not status:
+        raise click.UsageError("Say what to purge: NAME, --older-than or --status (--older-than 0 is every finished run).")
+    with _answering(context, as_json) as (runs, output):
+        output.count("purged", runs.purge(older_than=older_than, status=status or None, namespace=name))
+
+
+@steps.command()
+@_json
+@click.pass_context
+def sweep(context: click.Context, as_json: bool) -> None:
+    """Publish the runs that are due, once. Workers do so all the time."""
+    with _answering(context, as_json) as (runs, output):
+        output.count("published", runs.sweep())

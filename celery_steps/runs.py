@@ -1,0 +1,312 @@
+"""Runs: look at runs, and act on them, from outside."""
+
+from __future__ import annotations
+
+import base64
+import builtins
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from itertools import islice
+
+from celery import Celery
+
+from celery_steps.doctor import Finding, examine
+from celery_steps.engine.entries import read_finish
+from celery_steps.engine.history import DONE, FAILED, History
+from celery_steps.errors import JournalLost, RunRefused, StepsError
+from celery_steps.past import Record, Run, at, attempt_of, record_of, worker_of
+from celery_steps.store.index import Index, Row
+from celery_steps.store.keys import FINAL, OPEN, RunId
+from celery_steps.store.replies import Entry
+from celery_steps.times import duration, moment
+from celery_steps.worker import runtime
+from celery_steps.worker.sweeper import sweep
+
+__all__ = ["Finding", "Page", "Record", "Run", "Runs", "Stats"]
+
+_STATUSES = OPEN + FINAL
+_LARGEST_PAGE = 10_000
+_ENDLESS = 1 << 53  # ms; later than any time, and exact as a score
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some runs, newest first; `cursor` leads to the next page, None: there is none."""
+
+    runs: tuple[Run, ...]
+    cursor: str | None
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Figures of one store and one app."""
+
+    runs: dict[str, int]  # by status
+    unfinished: int
+    tickets: int  # of this app
+    due: int  # of them, due now
+    late_seconds: float  # how long the first of these has been due; 0: none is
+    memory_bytes: int | None  # what the Redis server uses in all; None: it does not say
+    server: str  # its version, "" where it does not say
+
+
+class Runs:
+    """The runs of one app's store. `name`, below, is a namespace or a task id.
+
+    Every method raises StoreUnavailable when Redis cannot be reached, SettingsError when the app's settings are wrong.
+    """
+
+    def __init__(self, app: Celery) -> None:
+        self.app = app
+
+    @property
+    def _index(self) -> Index:
+        return Index(runtime.of(self.app).main_store)
+
+    # -- looking ----------------------------------------------------------------------------------------------------
+
+    def list(
+        self,
+        *,
+        status: str | Sequence[str] | None = None,
+        task: str | None = None,
+        since: datetime | str | None = None,
+        until: datetime | str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page:
+        """Runs by the time at which their status changed last, newest first.
+
+        Args:
+            status: one status or several.
+            task: a task's name.
+            since, until: an aware datetime, ISO 8601 text with an offset, or how long ago ("2h").
+            limit: at most so many runs, up to 10,000.
+            cursor: of the page before. A run that changes meanwhile is the newest, and so not on a later page.
+
+        Raises StepsError for an argument that is none of these.
+        """
+        if not 1 <= limit <= _LARGEST_PAGE:
+            raise StepsError(f"limit must be from 1 to {_LARGEST_PAGE:,}, not {limit!r}.")
+        index = self._index
+        start, end = (_milliseconds(value, name) for value, name in ((since, "since"), (until, "until")))
+        below = None if cursor is None else _row_of(cursor)
+        wanted = _statuses(status)
+        rows = index.rows(wanted, start or 0, _ENDLESS if end is None else end, below)
+        if task is not None:
+            rows = (row for row in rows if row.is_of(task))
+        found: builtins.list[Run] = []
+        last = None
+        while len(found) < limit and (chunk := builtins.list(islice(rows, limit - len(found)))):
+            last = chunk[-1]
+            # Not those that have changed since the index was read, nor those whose keys have expired.
+            found += [run for run in self._load(index, [row.split() for row in chunk]) if run.status in wanted]
+        more = last is not None and next(rows, None) is not None
+        return Page(tuple(found), _cursor_of(last) if more and last else None)
+
+    def get(self, name: str) -> Run:
+        """One run, with its attempts. RunRefused if there is none, or if the namespace has several: it lists them."""
+        index = self._index
+        namespace, ids = self._find(name)
+        # What `replace` put in a run's place has its id.
+        id = max(ids, key=lambda id: id.nesting, default=None)
+        if id is None or any(other.id != id.id for other in ids):
+            raise RunRefused(self._several(index, namespace, ids) if ids else self._none(index, name))
+        run = next(iter(self._load(index, [(namespace, id)])), None)
+        if run is None:  # gone since
+            raise RunRefused(self._none(index, name))
+        past = History.of(self._entries(namespace)).attempts_of(str(id))
+        running = run.status == "running" and run.owner is not None
+        return replace(
+            run,
+            history=tuple(attempt_of(attempt, running and attempt is past[-1]) for attempt in past),
+            in_flight=past[-1].in_flight if past and run.status not in FINAL else None,
+            waiting=past[-1].about if past and run.status == "suspended" else "",
+        )
+
+    def records(self, name: str, attempts: bool = False) -> builtins.list[Record]:
+        """The recorded steps of a namespace, in the order of its journal; runs that share a namespace share them.
+
+        With `attempts` also what does not stand any more: reopened failures, what was before a `replace`, steps that were begun
+        or raised without a recorded outcome. A record that cannot be read says why in `corrupt`.
+
+        Raises RunRefused if there is no journal.
+        """
+        namespace, _ = self._find(name)
+        if not self._index.has_journal(namespace):
+            raise RunRefused(f"There is no journal of {name!r}: nothing was recorded, or it is past steps_retention.")
+        codec = runtime.of(self.app).codec
+        steps = History.of(self._entries(namespace)).steps
+        return [record_of(namespace, step, codec) for step in steps if attempts or step.trouble or step.status in (DONE, FAILED)]
+
+    def stats(self) -> Stats:
+        """Counts by status, tickets, and the server."""
+        index, store = self._index, runtime.of(self.app).main_store
+        runs, tickets, info = index.counts(), index.tickets(self.app.main or ""), store.info()
+        return Stats(
+            runs=runs,
+            unfinished=sum(runs[status] for status in OPEN),
+            tickets=tickets.total,
+            due=tickets.due,
+            late_seconds=tickets.late_ms / 1000,
+            memory_bytes=int(info["used_memory"]) if "used_memory" in info else None,
+            server=info.get("redis_version", ""),
+        )
+
+    def doctor(self) -> builtins.list[Finding]:
+        """Examine settings, store and app; whatever is wrong is a finding, not an error. Changes nothing."""
+        return examine(self.app)
+
+    # -- acting -----------------------------------------------------------------------------------------------------
+
+    def sweep(self) -> int:
+        """Publish the runs of this app whose tickets are due, as every worker does all the time. Returns how many."""
+        self._index.now()  # an absent Redis is told at once
+        self.app.loader.import_default_modules()  # routes may depend on the tasks
+        return sweep(self.app)
+
+    def purge(
+        self,
+        *,
+        older_than: float | timedelta | str | None = None,
+        status: str | Sequence[str] | None = None,
+        namespace: str | None = None,
+    ) -> int:
+        """Forget finished runs; with the last run of a namespace, its journal too. Returns how many.
+
+        A late copy of a purged run's message would run it anew.
+
+        Args:
+            older_than: finished so long ago: seconds, a timedelta or text such as "7d".
+            status: succeeded, failed, cancelled; one or several.
+            namespace: only runs of this namespace, or of this task id.
+
+        Raises RunRefused for an unfinished run, and if there is no such namespace; StepsError if nothing is said about what to
+        purge (`older_than=0` is every finished run).
+        """
+        if older_than is None and status is None and namespace is None:
+            raise StepsError("purge needs older_than, status or namespace; older_than=0 is every finished run.")
+        wanted = FINAL if status is None else _statuses(status)
+        unfinished = [name for name in wanted if name not in FINAL]
+        if unfinished:
+            raise RunRefused(f"Only finished runs can be purged, not those that are {unfinished[0]}.")
+        index = self._index
+        until = index.now() - int(duration(older_than or 0, "older_than") * 1000)
+        if namespace is not None:
+            return self._purge_namespace(index, namespace, wanted, until, older_than is None and status is None)
+        purged = 0
+        while batch := index.oldest(wanted, until):
+            dropped = index.purge(batch)
+            purged += dropped
+            if not dropped:
+                break
+        return purged
+
+    def _purge_namespace(self, index: Index, name: str, wanted: Sequence[str], until: int, all_of_it: bool) -> int:
+        namespace, runs = self._find(name)
+        heads = index.heads([(namespace, run) for run in runs])
+        if not runs:
+            raise RunRefused(self._none(index, name))
+        for run, head in zip(runs, heads, strict=True):
+            if all_of_it and head.get("status") in OPEN:
+                raise RunRefused(
+                    f"Run {run.id} ({run.task}) in namespace {namespace!r} is {head['status']}: only finished runs can be "
+                    "purged. Wait for its end, or revoke it."
+                )
+        return index.purge(
+            [
+                (head["status"], namespace, run)
+                for run, head in zip(runs, heads, strict=True)
+                if head.get("status") in wanted and int(head["changed"]) <= until
+            ]
+        )
+
+    # -- parts ------------------------------------------------------------------------------------------------------
+
+    def _entries(self, namespace: str) -> Iterator[Entry]:
+        return runtime.of(self.app).main_store.entries(namespace)
+
+    def _find(self, name: str) -> tuple[str, builtins.list[RunId]]:
+        """The namespace that a name leads to, and the runs that it means there."""
+        store, index = runtime.of(self.app).main_store, self._index
+        namespace = store.namespace_of(name)
+        runs = index.runs_in(namespace, name)
+        return (namespace, runs) if runs else (name, index.runs_in(name))
+
+    def _load(self, index: Index, runs: Sequence[tuple[str, RunId]]) -> builtins.list[Run]:
+        heads = index.heads(runs)
+        failed = [i for i, head in enumerate(heads) if head.get("status") == "failed" and "-" in head.get("outcome", "")]
+        entries = index.entries([(runs[i][0], heads[i]["outcome"]) for i in failed])
+        errors = {i: self._error(entry) for i, entry in zip(failed, entries, strict=True)}
+        return [
+            _run(namespace, run, head, JournalLost() if head.get("outcome") == "lost" else errors.get(i))
+            for i, ((namespace, run), head) in enumerate(zip(runs, heads, strict=True))
+            if "status" in head
+        ]
+
+    def _error(self, entry: Entry | None) -> Exception | None:
+        try:
+            value = b"" if entry is None else read_finish(entry).value
+            return runtime.of(self.app).codec.decode_failure(value) if value else None
+        except Exception as error:  # whatever steps_codec raises: the run is listed all the same
+            return error
+
+    def _several(self, index: Index, namespace: str, runs: Sequence[RunId]) -> str:
+        loaded = sorted(self._load(index, [(namespace, run) for run in runs]), key=lambda run: run.changed_at, reverse=True)
+        lines = [f"  {run.id}  {run.task}  {run.status}" for run in loaded[:20]]
+        if len(loaded) > 20:
+            lines.append(f"  and {len(loaded) - 20:,} more")
+        return "\n".join((f"Namespace {namespace!r} has {len(runs):,} runs: name one by its task id.", *lines))
+
+    def _none(self, index: Index, name: str) -> str:
+        if index.has_journal(name):
+            return f"Namespace {name!r} has no run of its own, only steps that other runs recorded in it: see its records."
+        return (
+            f"There is no run {name!r} in the store: it has not begun a step, has been over for longer than steps_retention, "
+            "or belongs to another app's steps_backend."
+        )
+
+
+def _run(namespace: str, run: RunId, head: dict[str, str], error: Exception | None) -> Run:
+    waits = head["status"] in ("suspended", "retrying") and "wake" in head
+    owns = bool(head.get("owner")) and head.get("owner_run") == str(run)
+    return Run(
+        namespace=namespace,
+        id=run.id,
+        task=run.task,
+        status=head["status"],
+        attempts=int(head.get("attempts", 0)),
+        crashes=int(head.get("crashes", 0)),
+        retries=int(head.get("retries", 0)),
+        created_at=at(int(head.get("created", 0))),
+        changed_at=at(int(head.get("changed", 0))),
+        owner=worker_of(head["owner"]) if owns else None,
+        lease_until=at(int(head.get("lease", 0))) if owns else None,
+        wake_at=at(int(head["wake"])) if waits else None,
+        error=error,
+    )
+
+
+def _milliseconds(value: datetime | str | None, name: str) -> int | None:
+    return None if value is None else int(moment(value, name).timestamp() * 1000)
+
+
+def _statuses(status: str | Sequence[str] | None) -> tuple[str, ...]:
+    wanted = (status,) if isinstance(status, str) else _STATUSES if status is None else tuple(status)
+    for name in wanted:
+        if name not in _STATUSES:
+            raise StepsError(f"There is no status {name!r}: it is one of {', '.join(_STATUSES)}.")
+    return wanted
+
+
+def _cursor_of(row: Row) -> str:
+    return base64.urlsafe_b64encode(b"%d %b" % row).decode().rstrip("=")
+
+
+def _row_of(cursor: str) -> Row:
+    try:
+        changed, _, member = base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True).partition(b" ")
+        return Row(int(changed), member)
+    except ValueError:
+        raise StepsError(f"{cursor!r:.80} is no cursor: take that of the page before, as it is.") from None
