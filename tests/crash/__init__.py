@@ -1,0 +1,1 @@
+"""Kills, cuts and pauses at every point, and what must hold all the same."""

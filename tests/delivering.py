@@ -1,0 +1,76 @@
+"""Deliver a message to a durable task in this process, through Celery's own tracer, as a worker's child does."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+from itertools import count
+from typing import Any
+from uuid import uuid4
+
+from celery import Celery
+from celery.app.trace import build_tracer
+from celery.backends.redis import RedisBackend
+
+from celery_steps.worker import runtime
+from servers import RedisServer
+
+_databases = count(8, 3)
+
+
+def app_of_its_own(name: str, **options: Any) -> Celery:
+    """An app whose tasks are not shared with every other app of the process, as `@app.task` would."""
+    app = Celery(name, set_as_current=False, **options)
+    app.task = partial(app.task, shared=False)
+    return app
+
+
+def make_app(server: RedisServer, **settings: Any) -> Celery:
+    """An app whose store, broker and result backend are fresh databases of one server."""
+    first = 8 + (next(_databases) - 8) % 48
+    for database in range(first, first + 3):
+        server.flushdb(database)
+    app = app_of_its_own(f"app{first}", broker=server.url(first), backend=server.url(first + 1))
+    app.conf.update(steps_backend=server.url(first + 2), **settings)
+    return app
+
+
+def close(app: Celery) -> None:
+    """Close every connection of an app that goes: the collector may come to a socket before its owner, and warn of it."""
+    parts = runtime.of(app)
+    parts.store.client.close()
+    parts.main_store.client.close()
+    app.pool.force_close_all()
+    if isinstance(app.backend, RedisBackend):
+        app.backend.client.connection_pool.disconnect()
+
+
+def deliver(task: Any, *args: Any, id: str = "", retries: int = 0, redelivered: bool = False, **request: Any) -> Any:
+    """One delivery. Returns what the tracer returns: `.retval`, and `.info` for an end other than success."""
+    id = id or str(uuid4())
+    request = {
+        "id": id,
+        "task": task.name,
+        "args": list(args),
+        "kwargs": request.pop("kwargs", {}),
+        "retries": retries,
+        "hostname": "worker@here",
+        "delivery_info": {"exchange": "", "routing_key": "celery", "redelivered": redelivered},
+        "is_eager": False,
+        **request,
+    }
+    tracer = build_tracer(task.name, task, app=task.app)
+    return tracer(id, request["args"], request["kwargs"], request)
+
+
+def namespace_fields(app: Celery, namespace: str) -> dict[str, str]:
+    return runtime.of(app).store.fields(namespace)
+
+
+def published(app: Celery) -> list[Any]:
+    """Takes the messages that wait in the broker."""
+    found = []
+    with app.connection_for_write() as connection, connection.SimpleQueue("celery", no_ack=True) as queue, suppress(queue.Empty):
+        while True:
+            found.append(queue.get_nowait())
+    return found

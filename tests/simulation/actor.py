@@ -1,0 +1,108 @@
+"""An attempt's requests, and what it keeps in mind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from simulation import requests
+from simulation.environment import Environment
+from simulation.explorer import Kind, Move
+from simulation.redis_in_python import Command
+from simulation.world import Attempt, World
+
+#: What Celery shows for a status that is final.
+SHOWN = {"succeeded": "SUCCESS", "failed": "FAILURE", "cancelled": "REVOKED"}
+STATUS = {"succeeded": "succeeded", "ignored": "succeeded", "failed": "failed", "cancelled": "cancelled"}
+READY = frozenset(SHOWN.values())
+#: Phases in which an attempt may go on with its body.
+EXECUTING = frozenset(("borrowed", "body", "commit", "catch up", "reclaim", "renew"))
+#: What was pending when the body had been left already.
+LEAVING = ("suspend", "retry", "finish", "close", "giveback", "done")
+#: A crash here lies between what Celery sends or stores and what is recorded of it.
+BETWEEN = frozenset(("stores", "closes", "unopened stores"))
+Moves = Iterator[Move[World]]
+
+
+class Actor:
+    """What all that an attempt does is made of: the requests to send next."""
+
+    def __init__(self, environment: Environment) -> None:
+        self.env = environment
+        self.scenario = environment.scenario
+
+    def _borrows(self, me: Attempt) -> bool:
+        return self.scenario.bodies[me.run] == "b"
+
+    def _step(self, me: Attempt, what: str, world: World, *wrong: str) -> Move[World]:
+        return Move(f"{me.name} (run {me.run}) {what}", Kind.STEP, world, wrong)
+
+    def _claim(self, me: Attempt, *, known_only: bool = False) -> Attempt:
+        todo = requests.binding(
+            me.token, me.run, "claim", f"{me.name}#{me.claims}", me.name.encode(),
+            retries=me.retries, message=f"{me.run}/{me.retries}".encode(), known_only=known_only,
+        )  # fmt: skip
+        return me._replace(phase="claim", todo=todo, replies=(), claims=me.claims + 1)
+
+    def _reclaim(self, me: Attempt) -> Attempt:
+        todo = requests.binding(
+            me.token, me.run, "claim", f"{me.name}#{me.claims}", me.name.encode(),
+            retries=me.retries, message=b"", expect=int(me.fence), after=me.last,
+        )  # fmt: skip
+        return me._replace(phase="reclaim", todo=todo, replies=(), claims=me.claims + 1)
+
+    def _borrow(self, me: Attempt, phase: str = "borrow") -> Attempt:
+        todo = requests.borrower(me.token, me.run, "borrow", f"{me.name}#{me.claims}", me.name.encode())
+        return me._replace(phase=phase, todo=todo, replies=(), claims=me.claims + 1)
+
+    def _command(self, me: Attempt, what: str) -> tuple[Command, ...]:
+        """The append `what`, after the last entry that this attempt knows."""
+        id = f"{me.fence}-{me.n + 1}"
+        before, after = f"{me.last} {me.uid}", f"{id} {me.uid}"
+        at = f"{me.run}:{me.position}"
+
+        def ask(method: str, *arguments: Any, **options: Any) -> tuple[Command, ...]:
+            return requests.binding(me.token, me.run, method, before, after, *arguments, **options)
+
+        if what == "giveback":
+            record = (id, "step", f"0:0:{me.name}".encode())
+            return requests.borrower(me.token, me.run, "giveback", before, after, (record,))
+        if what == "commit":
+            return ask("commit", ((id, "step", f"{at}:{me.name}".encode()),), record=True)
+        if what == "suspend":
+            return ask("suspend", id, at.encode(), requests.TTL_MS)
+        if what == "retry":
+            return ask("retry", id, at.encode(), requests.TTL_MS, me.retries + 1, f"{me.run}/{me.retries + 1}".encode())
+        if what == "finish":
+            return ask("finish", id, b"succeeded")
+        outcome = what.partition(" ")[2]
+        return ask("finish_and_settle", id, outcome.encode(), STATUS[outcome])
+
+    def _closing(self, me: Attempt, outcome: str, state: str) -> Attempt:
+        """FINISH and SETTLE: Celery has stored what it stores."""
+        me = me._replace(phase="closes", pending=f"close {outcome}")
+        return me._replace(todo=self._command(me, me.pending), replies=())
+
+    def _settling(self, me: Attempt, state: str) -> Attempt:
+        return forgetting(me, "settle")._replace(todo=requests.binding(me.token, me.run, "settle", state))
+
+    def _renew(self, me: Attempt, then: str) -> Attempt:
+        return me._replace(phase="renew", pending=then, todo=requests.binding(me.token, me.run, "renew"))
+
+    def _write_started(self, world: World, me: Attempt, *, owner: bool) -> World:
+        if self.scenario.started and (owner or not world.runs[me.run].shown):
+            return world.run(me.run, shown="STARTED").having(me._replace(wrote_state=True))
+        return world.having(me)
+
+
+def is_executing(attempt: Attempt) -> bool:
+    """Whether this attempt runs its body as the owner, as far as it can know."""
+    left = attempt.pending.startswith(LEAVING)
+    return bool(attempt.fence) and not attempt.stalled and not left and attempt.phase in EXECUTING
+
+
+def forgetting(me: Attempt, phase: str) -> Attempt:
+    """What an attempt has in mind once it owns nothing: so that states meet again."""
+    return Attempt(
+        me.name, me.run, me.retries, me.origin, phase, claims=me.claims, stalled=me.stalled, wrote_state=me.wrote_state
+    )

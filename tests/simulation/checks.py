@@ -1,0 +1,142 @@
+"""What must hold in every state: of the keys in Redis, and of the world around them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from celery_steps.store.keys import FINAL, OPEN
+from simulation import requests
+from simulation.actor import READY, SHOWN
+from simulation.environment import Environment
+from simulation.redis_in_python import EXPIRING, Data
+from simulation.requests import DUE, KEYS
+from simulation.rules import CLAIMS
+from simulation.world import World
+
+#: More than the bounds of any scenario allow.
+MOST_CLAIMS = 12
+
+
+class Checks:
+    """The invariants of one scenario. Those of Redis alone are asked once a state of Redis."""
+
+    def __init__(self, environment: Environment) -> None:
+        self.env = environment
+        self.scenario = environment.scenario
+        self._seen: dict[int, tuple[str, ...]] = {}
+
+    def wrong(self, world: World) -> Iterator[str]:
+        found = self._seen.get(world.redis)
+        if found is None:
+            data = self.env.redis.data(world.redis)
+            of_keys = self._of_journal if self._forgets else self._of_redis
+            found = self._seen[world.redis] = tuple(of_keys(data))
+        yield from found
+        if not self._forgets:
+            yield from self._of_celery(world)
+        if self.scenario.loses_the_journal and not world.may("wipe") and KEYS.journal in self.env.redis.data(world.redis):
+            yield "P7 a lost journal begins anew"
+
+    @property
+    def _forgets(self) -> bool:
+        """Whether more than the journal can get lost: then nobody knows what there was."""
+        return self.scenario.loses and not self.scenario.loses_the_journal
+
+    def at_rest(self, world: World) -> bool:
+        """Nothing is on its way, and what was begun is settled."""
+        if world.attempts or world.broker:
+            return False
+        statuses = (self.env.of(world, run, "status") for run in range(len(world.runs)))
+        return all(status is None or status in SHOWN for status in statuses)
+
+    # -- Redis ------------------------------------------------------------------------------------------------------
+
+    def _of_journal(self, data: Data) -> Iterator[str]:
+        entries = data.get(KEYS.journal, ((), ""))[0]
+        steps = Counter(fields[1].rpartition(":")[0] for _, fields in entries if fields[0] == "step")
+        if any(count > 1 for count in steps.values()):
+            yield "P1 a step is recorded twice"
+        if sum(fields[0] in CLAIMS for _, fields in entries) > MOST_CLAIMS:
+            yield "S10 claims without end"
+        finished: set[str] = set()
+        for _, fields in entries:
+            run = fields[3] if fields[0] == "finish" else f"task/{fields[1].split(':')[0]}/0"
+            if fields[0] in ("step", "finish", "suspend", "retry") and run in finished and "b" not in self.scenario.bodies:
+                yield "P3 a finished run writes to its journal"
+            if fields[0] == "finish":
+                finished.add(run)
+
+    def _of_redis(self, data: Data) -> Iterator[str]:
+        yield from self._of_journal(data)
+        fields = data.get(KEYS.run, {})
+        entries = data.get(KEYS.journal, ((), ""))[0]
+        if entries and fields.get("tip", " ").split()[0] != entries[-1][0]:
+            yield "P4 the tip does not name the last entry"
+        open_runs = 0
+        for run in range(len(self.scenario.bodies)):
+            status = fields.get(f"{requests.field(run)}:status")
+            if status is not None:
+                open_runs += f"{requests.field(run)}:settled" not in fields
+                yield from self._of_run(data, run, status)
+        if int(fields.get("open", 0)) != open_runs:
+            yield "L3 the count of open runs is wrong"
+        keys = {key for key in KEYS.all if key in data}
+        expiring = data.get(EXPIRING, frozenset())
+        if open_runs and expiring:
+            yield "L3 keys expire while a run is open"
+        if not open_runs and keys - expiring:
+            yield "L3 keys of a finished namespace do not expire"
+
+    def _of_run(self, data: Data, run: int, status: str) -> Iterator[str]:
+        name, member = requests.field(run), requests.member(run)
+        held = data.get(KEYS.held, {})
+        settled = f"{name}:settled" in data[KEYS.run]
+        waits_behind = name in held and min(held, key=held.__getitem__) != name
+        ticket = member in data.get(DUE, {})
+        if settled and ticket:
+            yield "L2 a settled run has a ticket"
+        fields = data[KEYS.run]
+        owns = fields.get("owner", "") and fields.get("owner_run") == name and fields["lease"] != "0"
+        if name in held and (owns or f"{name}:outcome" in fields):
+            yield "L2 a run is held that owns the namespace or has an outcome"
+        if waits_behind and ticket:
+            yield "L2 a run behind the head of held has a ticket"
+        if data.get(KEYS.messages, {}).get(name) != f"{run}/{fields.get(f'{name}:retries', '0')}":
+            yield "S4 the stored message is not the newest"
+        if not settled and not ticket and not waits_behind:
+            yield "L1 an open run has no ticket"
+        if [s for s in OPEN + FINAL if member in data.get(requests.STORE.keys.status(0, s), {})] != [status]:
+            yield "L4 the index by status is wrong"
+
+    # -- Celery -----------------------------------------------------------------------------------------------------
+
+    def _of_celery(self, world: World) -> Iterator[str]:
+        quiet = not world.attempts and not world.broker and not world.late
+        for number, run in enumerate(world.runs):
+            status = self.env.of(world, number, "status")
+            if status is None:
+                continue
+            if run.callbacks > 1 and not run.excused:
+                yield "S3 callbacks are sent twice"
+            if run.counted > 1 and not run.excused:
+                yield "S3 the chord counts twice"
+            settled = self.env.of(world, number, "settled")
+            if settled == "succeeded" and run.cancelled:
+                yield "S5 a cancelled run succeeds"
+            if settled is None or self._ignores(number):
+                continue
+            if settled == "succeeded" and not run.callbacks:
+                yield "S3 callbacks are never sent"
+            hidden = run.excused and run.shown not in READY  # a stalled owner wrote, before anybody had an outcome
+            if quiet and run.shown != SHOWN[settled] and not hidden:
+                yield f"S2 {run.shown or 'nothing'} is shown of a run that {settled}"
+            if settled == "failed" and self._is_healthy(number):
+                yield "S9 a healthy run failed"
+
+    def _ignores(self, run: int) -> bool:
+        return "i" in self.scenario.bodies[run]
+
+    def _is_healthy(self, run: int) -> bool:
+        harmless = not {"limit", "unsent", "wipe"} & set(self.scenario.faults)
+        return harmless and not set("xfYk") & set(self.scenario.bodies[run])

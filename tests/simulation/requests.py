@@ -1,0 +1,111 @@
+"""What an attempt sends, word for word: made by the package's own store, with nobody at the other end."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from typing import Any, NoReturn
+
+from celery_steps.settings import Settings
+from celery_steps.store.keys import RunId
+from celery_steps.store.store import Store
+from simulation.redis_in_python import Command
+
+NAMESPACE = "ns"
+APP = "app"
+#: Of a lease, and of every other delay in the simulation.
+TTL_MS = 30_000
+#: Redis's time in ms: it stands still, and instants are moved instead.
+NOW = 1_000_000
+FUTURE = NOW + TTL_MS
+#: Before the clock stepped back this was soon.
+FAR = NOW + 100 * TTL_MS
+
+
+class _Sent(Exception):
+    def __init__(self, commands: tuple[Command, ...]) -> None:
+        self.commands = commands
+
+
+def _text(argument: str | bytes) -> str:
+    return argument.decode("latin-1") if isinstance(argument, bytes) else argument
+
+
+class _Nobody:
+    """Stands where the client is, and keeps what is sent."""
+
+    def script(self, name: str) -> Any:
+        return lambda keys, *arguments: ["EVALSHA", name, str(len(keys)), *keys, *arguments]
+
+    def exchange(self, *commands: list[str | bytes]) -> NoReturn:
+        raise _Sent(tuple(tuple(map(_text, command)) for command in commands))
+
+    def call(self, *command: str | bytes) -> NoReturn:
+        self.exchange(list(command))
+
+    def run(self, name: str, keys: Any, *arguments: str | bytes) -> NoReturn:
+        self.exchange(self.script(name)(keys, *arguments))
+
+
+STORE = Store(Settings(backend="redis://nowhere", partitions=1, lease_ttl=TTL_MS / 1000), client=_Nobody())  # type: ignore[arg-type]
+KEYS = STORE.keys.namespace(NAMESPACE)
+DUE = STORE.keys.due(0, APP)
+
+
+@cache
+def run_id(run: int) -> RunId:
+    return RunId("task", str(run))
+
+
+@cache
+def field(run: int) -> str:
+    """How the run is named in the scripts."""
+    return str(run_id(run))
+
+
+@cache
+def member(run: int) -> str:
+    """How the run is named in tickets and indexes."""
+    return KEYS.member(field(run))
+
+
+@cache
+def binding(token: str, run: int, method: str, *arguments: Any, **options: Any) -> tuple[Command, ...]:
+    """The commands of `Binding.method`. The index by task id lies in another slot and is left out."""
+    return _sent(getattr(STORE.bind(NAMESPACE, run_id(run), token, APP), method), *arguments, **options)
+
+
+@cache
+def borrower(token: str, run: int, method: str, *arguments: Any) -> tuple[Command, ...]:
+    """The commands of a run that lives elsewhere and borrows this namespace."""
+    elsewhere = STORE.bind("elsewhere", run_id(run), token, APP)
+    return _sent(getattr(elsewhere.elsewhere(NAMESPACE), method), *arguments)
+
+
+@cache
+def store(run: int, method: str, *arguments: Any, **options: Any) -> tuple[Command, ...]:
+    """The commands of a method of the store about one run."""
+    return _sent(getattr(STORE, method), NAMESPACE, run_id(run), *arguments, **options)
+
+
+@cache
+def sweep() -> tuple[Command, ...]:
+    return _sent(STORE.sweep, APP)
+
+
+def _sent(method: Any, *arguments: Any, **options: Any) -> tuple[Command, ...]:
+    try:
+        method(*arguments, **options)
+    except _Sent as sent:
+        index = STORE.keys.index("")
+        return tuple(command for command in sent.commands if not command[1].startswith(index))
+    raise AssertionError(f"{method} sent nothing")
+
+
+def scripts() -> dict[str, str]:
+    """The Lua source of every script by its name, as it is sent to a server."""
+    from celery_steps.store.client import Script
+
+    folder = resources.files("celery_steps.store") / "lua"
+    names = [path.name.removesuffix(".lua") for path in folder.iterdir() if path.name.endswith(".lua")]
+    return {name: Script(name).source for name in sorted(names) if not name.startswith("_")}

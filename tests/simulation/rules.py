@@ -1,0 +1,150 @@
+"""What one request may do to Redis: asked of every pair of states before and after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from simulation import requests
+from simulation.redis_in_python import Command, Data
+from simulation.requests import DUE, FUTURE, KEYS, NOW
+
+if TYPE_CHECKING:
+    from simulation.world import Attempt
+
+#: Entries that begin a new fence for whoever wrote them.
+CLAIMS = ("attempt", "borrow", "reclaim", "verdict", "cancel")
+_LEAVES = ("suspend", "retry", "finish", "giveback")
+#: Where the arguments of a script begin: prefix, namespace, run; token; nonce.
+_TOKEN, _NONCE = 10, 11
+
+
+def broken(before: Data, after: Data, me: Attempt, command: Command, reply: Any) -> Iterator[str]:
+    """The rules that this request of `me` broke."""
+    if command[0] != "EVALSHA":
+        return
+    script = command[1]
+    old, new = before.get(KEYS.run, {}), after.get(KEYS.run, {})
+    name = requests.field(me.run)
+    entries = _entries(after)[len(_entries(before)) :]
+    if entries:
+        yield from _claimed(old, new, me, entries[-1][1][0])
+        yield from _appended(before, after, me, entries[-1][1][0])
+    yield from _held(before, after)
+    if old.get("owner") and not new.get("owner"):
+        yield from _freed(old, after, me, script)
+    accepted = isinstance(reply, tuple) and reply[0] == 1
+    if accepted and script in (*_LEAVES, "release") and new.get("owner") == me.token:
+        yield f"L5 {script} leaves the namespace owned"
+    if accepted and script == "abandon" and new.get("owner") and new.get("owner_run") == name:
+        yield "L5 abandon leaves the namespace owned"
+    if accepted and script in ("suspend", "retry") and old != new and new.get(f"{name}:wake") != str(FUTURE):
+        yield "S7 what waits has no time to wake at"
+    recorded = (accepted and script == "retry") or (reply == 1 and script == "commit" and bool(entries))
+    if recorded and new.get(f"{name}:crashes", "0") != "0":
+        yield "S9 a crash before a new record still counts"
+    if script == "renew" and reply != "0" and new.get("owner_run") == name and _due(after, name) <= NOW:
+        yield "L5 a renewed run is due"
+    if script == "verdict":
+        yield from _judged(old, new, after, me, reply)
+    written = old.get("tip") == f"{me.fence}-{me.n + 1} {me.uid}"
+    if written and reply in (0, (0,)) and script in ("commit", *_LEAVES):
+        yield "L5 a request that is sent again is not known again"
+
+
+def sent(before: Data, after: Data, command: Command) -> Iterator[str]:
+    """The rules that a request breaks, whoever sends it and however late it is."""
+    script = command[1]
+    if len(_entries(after)) <= len(_entries(before)):
+        return
+    old = before.get(KEYS.run, {})
+    if script in _LEAVES and old.get("owner") != command[_TOKEN]:
+        yield f"P2 {script} of one that does not own the namespace"
+    owned = script in ("claim", "borrow") and old.get("owner") == command[_TOKEN] and old.get("nonce") == command[_NONCE]
+    if owned or (script == "control" and old.get(f"{command[9]}:control") == command[_NONCE]):
+        yield "L5 a request that is sent again is applied again"
+
+
+def _freed(old: dict[str, str], after: Data, me: Attempt, script: str) -> Iterator[str]:
+    new = after[KEYS.run]
+    head = _head(after)
+    if head and _due(after, head) > NOW:
+        yield "L5 the head of held is not due when the namespace is free"
+    if head and (new.get("turn") != head or new.get("turn_until") != str(FUTURE)):
+        yield "L5 the head of held does not get its turn"
+    if old["owner"] != me.token and script != "abandon":
+        yield "P2 a stale owner frees the namespace"
+
+
+def _judged(old: dict[str, str], new: dict[str, str], after: Data, me: Attempt, reply: Any) -> Iterator[str]:
+    name, head = requests.field(me.run), _head(after)
+    if reply == ("OPEN",) and (new["lease"] != "0" or (head and _due(after, head) > NOW)):
+        yield "L5 a dead child's lease is not broken"
+    settler = old.get(f"{name}:settler")
+    settles = settler is not None and settler.startswith(me.process) and f"{name}:settled" not in old
+    if settles and new[f"{name}:settling"] != "0":
+        yield "L5 a dead child's settling lease is not broken"
+    if old.get("owner") == me.token and reply[0] != "TAKEN":
+        yield "L5 a request that is sent again is not known again"
+    if reply == ("NOTHING",) and f"{name}:status" not in old:
+        yield "S8 the message of a run that nobody knows is dropped"
+
+
+def woken(after: Data, run: int) -> Iterator[str]:
+    """What a control entry must have done to a run that waits."""
+    fields = after.get(KEYS.run, {})
+    name = requests.field(run)
+    waits = fields.get(f"{name}:status") in ("suspended", "retrying")
+    if waits and (fields.get(f"{name}:wake") != "0" or after[DUE][requests.member(run)] > NOW):
+        yield "L5 a control entry does not wake the run"
+
+
+def _entries(data: Data) -> Any:
+    return data.get(KEYS.journal, ((), ""))[0]
+
+
+def _head(data: Data) -> str:
+    held: dict[str, float] = data.get(KEYS.held, {})
+    return min(held, key=held.__getitem__, default="")
+
+
+def _due(data: Data, name: str) -> float:
+    at: float = data.get(DUE, {}).get(KEYS.member(name), FUTURE)
+    return at
+
+
+def _claimed(old: dict[str, str], new: dict[str, str], me: Attempt, kind: str) -> Iterator[str]:
+    if kind not in ("attempt", "borrow"):
+        return
+    name = requests.field(me.run)
+    turn = old.get("turn", "") if old.get("turn_until") == str(FUTURE) else ""
+    if turn not in ("", name):
+        yield "S6 a claim in another run's turn"
+    if kind == "attempt" and new.get("turn") == name:
+        yield "S6 a turn outlives the claim"
+    if kind == "attempt" and old.get(f"{name}:wake") == str(FUTURE):
+        yield "S7 woken before its time"
+    gone = old.get("owner_run", "")
+    vanished = bool(gone) and old.get("owner", "") not in ("", me.token)
+    if vanished and int(new.get(f"{gone}:crashes", 0)) != int(old.get(f"{gone}:crashes", 0)) + 1:
+        yield "S9 a crash is not counted"
+
+
+def _appended(before: Data, after: Data, me: Attempt, kind: str) -> Iterator[str]:
+    """Who writes is the last claimant, and knows what is in the journal."""
+    if kind in CLAIMS:
+        return
+    # A cancel of the main process names it, and is a claim; another cancel is not.
+    claims = [data.split()[0] for _, (kind, data, *_) in _entries(after) if kind in CLAIMS and (kind != "cancel" or " " in data)]
+    if claims and claims[-1] != me.name:
+        yield "P2 a stale owner's entry is accepted"
+    steps = {tuple(data.rpartition(":")[::2]) for _, (kind, data, *_) in _entries(before) if kind == "step"}
+    if not me.known <= steps:
+        yield "P5 an entry is accepted though what it builds on is not in the journal"
+
+
+def _held(before: Data, after: Data) -> Iterator[str]:
+    old, new = before.get(KEYS.held, {}), after.get(KEYS.held, {})
+    stay = [name for name in sorted(old, key=old.__getitem__) if name in new]
+    if stay != [name for name in sorted(new, key=new.__getitem__) if name in old]:
+        yield "S6 a held run loses its place"
