@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 
 import hypothesis
@@ -9,9 +10,11 @@ import pytest
 
 from servers import RabbitServer, RedisServer, assert_no_leaks
 
-# The machine may be busy: how long an example took says nothing.
-hypothesis.settings.register_profile("steps", deadline=None)
-hypothesis.settings.load_profile("steps")
+# The machine may be busy: how long an example took says nothing. The same examples each time, so that a failure is the change's;
+# look for new ones with HYPOTHESIS_PROFILE=search.
+hypothesis.settings.register_profile("steps", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("search", deadline=None, derandomize=False)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steps"))
 
 
 @pytest.hookimpl(tryfirst=True)

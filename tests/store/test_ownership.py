@@ -63,6 +63,16 @@ def test_an_expired_lease_is_claimed_counts_a_crash_and_fences_the_old_owner(mak
     heir.finish_and_settle()
 
 
+def test_an_older_message_of_a_held_run_is_stale(store: Store) -> None:
+    owner, held = Owner(store), Owner(store, id="2")
+    owner.claim()
+    assert held.claim(retries=1).verdict == "HELD"
+    assert held.claim(retries=0).verdict == "STALE_MESSAGE", "its stored message has one retry"
+    owner.finish_and_settle()
+    assert held.claim(retries=1).verdict == "OK"
+    held.finish_and_settle()
+
+
 def test_renewing_keeps_the_lease(make_store: Callable[..., Store]) -> None:
     store = make_store(lease_ttl=0.3)
     owner = Owner(store)
