@@ -164,7 +164,7 @@ class Runs:
         """Publish the runs of this app whose tickets are due, as every worker does all the time. Returns how many."""
         self._index.now()  # an absent Redis is told at once
         self.app.loader.import_default_modules()  # routes may depend on the tasks
-        return sweep(self.app)
+        return sweep(self.app).published
 
     def purge(
         self,

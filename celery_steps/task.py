@@ -17,7 +17,7 @@ from celery.exceptions import Ignore, Reject, Retry
 
 from celery_steps.engine.attempt import Attempt, current
 from celery_steps.engine.identity import check_namespace
-from celery_steps.engine.memory import MemoryStore
+from celery_steps.engine.memory import MemoryStore, deliver
 from celery_steps.errors import JournalLost, RunRefused, StepsError, TooManyCrashes
 from celery_steps.store.keys import RunId
 from celery_steps.verbs import Step, step
@@ -248,13 +248,15 @@ def _execute_in_memory(
     namespace = messages.header(request, messages.NAMESPACE) or task.namespace_for(args, kwargs) or run_id
     store = _eager.pop(run_id, None) or MemoryStore(str(namespace))
     nested = outer.task if outer is not None and outer.active and request.called_directly else ""
+    codec = runtime.codec_of(task.app)
     attempt = Attempt(
         store=store,
         run=str(RunId(task.name, run_id)),
         run_id=run_id,
         task=task.name,
         token="memory",
-        codec=runtime.codec_of(task.app),
+        codec=codec,
+        emit=functools.partial(deliver, codec),
         retries=request.retries,
         passing=(Retry, Ignore, Reject),
         nested_in=nested,

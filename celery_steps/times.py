@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 
 from celery_steps.errors import StepsError
@@ -41,6 +42,23 @@ def moment(value: datetime | str, name: str) -> datetime:
     if found.tzinfo is None:
         raise StepsError(f"{name} has no time zone: write {found.isoformat()}+00:00, or the offset that you mean.")
     return found
+
+
+def epoch_ms(value: datetime | str | float, name: str) -> int:
+    """Milliseconds since 1970 of an aware datetime, ISO 8601 text with an offset, or seconds since 1970. StepsError otherwise."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= _LONGEST * 10:
+        return int(value * 1000)
+    found: object = value
+    if isinstance(value, str):
+        with suppress(ValueError):
+            found = datetime.fromisoformat(re.sub(r"[zZ]$", "+00:00", value))
+    if not isinstance(found, datetime):
+        raise StepsError(
+            f"{name} must be an aware datetime, ISO 8601 text with an offset, or seconds since 1970, not {value!r:.80}."
+        )
+    if found.tzinfo is None:
+        raise StepsError(f"{name} has no time zone: write {found.isoformat()}+00:00, or the offset that you mean.")
+    return int(found.timestamp() * 1000)
 
 
 def spoken(seconds: float) -> str:

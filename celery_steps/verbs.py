@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, overload
 
 from celery_steps.engine.attempt import active_attempt
+from celery_steps.engine.event import emit as _emit
+from celery_steps.engine.event import wait_for_event as _wait_for_event
 from celery_steps.engine.identity import NO_INPUT
 from celery_steps.engine.inspection import inspect_namespace
 from celery_steps.engine.once import CurrentStep, current_step, run_step
+from celery_steps.engine.sleep import sleep as _sleep
+from celery_steps.engine.sleep import sleep_until as _sleep_until
+from celery_steps.engine.waiting import wait
 from celery_steps.errors import StepsError
 
 if TYPE_CHECKING:
@@ -18,6 +24,7 @@ __all__ = ["CurrentStep", "Step", "current_step", "step"]
 
 I = TypeVar("I")  # noqa: E741
 R = TypeVar("R")
+_EMPTY: Any = object()
 
 
 class RunOptions(TypedDict, total=False):
@@ -79,6 +86,53 @@ class Step:
         if len(arguments) == 2:
             return run_step(active_attempt(), key, arguments[0], arguments[1], options)
         raise StepsError(f"step.run takes a key, an optional input and a handler, not {len(arguments) + 1} arguments.")
+
+    def sleep(self, key: str, duration: float | timedelta | str) -> None:
+        """Wait without a worker for seconds, a timedelta, or text such as "1h30m".
+
+        The wake time is fixed at the first call and recorded; the store's clock decides. Rests below a second may stay in the
+        worker. Raises StepsError for a duration that is negative or cannot be read.
+        """
+        wait(_sleep(active_attempt(), key, duration))
+
+    def sleep_until(self, key: str, at: datetime | str | float) -> None:
+        """Wait without a worker until an aware datetime, ISO 8601 text with an offset, or seconds since 1970.
+
+        Returns at once if that is past. Raises StepsError for a naive datetime and what cannot be read.
+        """
+        wait(_sleep_until(active_attempt(), key, at))
+
+    def wait_for_event(
+        self,
+        key: str,
+        event: str | None = None,
+        timeout: float | timedelta | str | None = None,
+        until: datetime | str | float | None = None,
+        match: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Wait without a worker for an event.
+
+        Args:
+            event: its name, by default the key.
+            timeout: seconds, a timedelta, or text; `until`: a point in time. Neither: for ever. The first one recorded holds.
+            match: what the event's data must equal, name by name at the top level.
+
+        Returns the event's data, which is recorded; None at the deadline. An event that was sent to this namespace before is
+        taken; a broadcast reaches the run only while it waits. What came before the deadline counts, whenever the run looks.
+        """
+        return wait(_wait_for_event(active_attempt(), key, event, timeout, until, match))
+
+    def emit(self, key: str, event: str, data: Any = _EMPTY, to: str | None = None, app: str | None = None) -> int:
+        """Send an event, durably: recorded like a step, and counted once however often a crash repeats it.
+
+        Args:
+            event: its name; `data`: anything that a step may return, but None.
+            to: a namespace, which keeps the event until one of its runs waits for it. Without: everyone waiting for it now.
+            app: start only tasks of the Celery app with this name; tasks subscribe with `triggers=("name",)`.
+
+        Returns how many waits and tasks it reached.
+        """
+        return _emit(active_attempt(), key, event, {} if data is _EMPTY else data, to, app)
 
     def inspect(self, namespace: str | None = None) -> list[dict[str, Any]]:
         """The completed records of this run's namespace, or of another: no command for one's own, one round trip for another.

@@ -77,7 +77,7 @@ class RedisServer:
         self._log = folder / "redis.log"
         self._command = [
             *(binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder)),
-            *("--databases", "64", "--save", "", "--appendonly", "yes" if appendonly else "no"),
+            *("--databases", "4096", "--save", "", "--appendonly", "yes" if appendonly else "no"),
             *("--logfile", str(self._log), *options),
         ]
         self._start()

@@ -234,12 +234,14 @@ class StoreMachine(RuleBasedStateMachine):
             self.model.tip = (attempt.token, attempt.n)
             self.run_of(attempt).crashes = 0
 
-    def leave(self, attempt: Attempt, method: str, *arguments: Any, done: Append = Append.STALE) -> bool:
+    def leave(self, attempt: Attempt, method: str, *arguments: Any, done: Append = Append.STALE, **options: Any) -> bool:
         """Send twice what gives the namespace back; whether it was accepted."""
         owns = self.model.owns(attempt.token, attempt.n)
         wanted = Append.OK if owns else done
+        before, after, id = attempt.tips()
+        entry = ([(id, method, b"v")],) if method == "suspend" else (id, b"v")
         for _ in range(2):
-            assert getattr(attempt.binding, method)(*attempt.tips(), b"v", *arguments) is wanted
+            assert getattr(attempt.binding, method)(before, after, *entry, *arguments, **options) is wanted
         if owns:
             attempt.n += 1
             self.model.tip = (attempt.token, attempt.n)
@@ -247,7 +249,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(attempt=attempts, delay=st.sampled_from([0, 10_000, 100_000]))
     def suspend(self, attempt: Attempt, delay: int) -> None:
-        if self.leave(attempt, "suspend", delay):
+        if self.leave(attempt, "suspend", delay=delay):
             run = self.run_of(attempt)
             run.status, run.wake, run.pushes = "suspended", self.model.now + delay, 0
             self.model.tickets[attempt.number] = run.wake

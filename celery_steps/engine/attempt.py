@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from celery_steps.codec import Codec
 from celery_steps.engine import entries as fmt
 from celery_steps.engine.entries import Identity
+from celery_steps.engine.identity import check_key
 from celery_steps.engine.journal import Journal, JournalStore
 from celery_steps.errors import (
     AttemptEnded,
@@ -27,7 +28,7 @@ from celery_steps.errors import (
     Suspended,
     TooManyCrashes,
 )
-from celery_steps.store.replies import Append, Claim
+from celery_steps.store.replies import Append, Await, Claim, Event
 
 #: The attempt whose body this context is in. Threads that a body starts have none: a verb there is an error.
 current: ContextVar[Attempt | None] = ContextVar("celery_steps_attempt", default=None)
@@ -50,11 +51,22 @@ class Failure:
     record: Callable[[], None]
 
 
+class Emission(NamedTuple):
+    """An event on its way: `to` one namespace, or whoever waits for it."""
+
+    event: str
+    data: Any
+    id: str
+    to: str | None = None
+    app: str | None = None  # only tasks of this Celery app are started by it
+
+
 @dataclass(eq=False)
 class Attempt:
     """What one delivery knows and has done.
 
     `message` gives the serialised Celery message; `announce` tells the outside that the run is suspended (before it is);
+    `emit` sends an event and returns how many it reached;
     `opened` hears of every namespace that this attempt owns, to keep its lease; `passing` are exceptions that are no failure of
     a step (Celery's Retry, Ignore, Reject).
     """
@@ -68,7 +80,8 @@ class Attempt:
     retries: int = 0
     call_digest: Callable[[], bytes | None] = lambda: None
     message: Callable[[], bytes] = lambda: b""
-    announce: Callable[[str, dict[str, Any]], None] = lambda what, info: None
+    announce: Callable[[dict[str, Any]], None] = lambda info: None
+    emit: Callable[[Emission], int] = lambda emission: 0
     opened: Callable[[JournalStore], None] = lambda store: None
     closed: Callable[[JournalStore], None] = lambda store: None
     passing: tuple[type[BaseException], ...] = ()
@@ -88,11 +101,15 @@ class Attempt:
     heard: float = field(init=False, default=0.0)  # monotonic time of Redis's last word
     lost: bool = field(init=False, default=False)  # the journal
     newest_fence: int = field(init=False, default=0)  # as the heartbeat saw it
+    number: int = field(init=False, default=1)  # of the run's attempts
+    inbox: list[Event] = field(init=False, default_factory=list)  # what has been read of it and not been taken
+    inbox_seen: str = field(init=False, default="0")
     records_starts: bool = field(init=False, default=False)
     failure: Failure | None = field(init=False, default=None)
     raised: list[tuple[BaseException, Identity]] = field(init=False, default_factory=list)
     _thread: int = field(init=False, default_factory=lambda: threading.get_ident())
     _began: float = field(init=False, default=0.0)
+    _claimed_at: int = field(init=False, default=0)  # Redis time in ms
 
     def __post_init__(self) -> None:
         self.namespace = self.store.namespace
@@ -121,6 +138,7 @@ class Attempt:
             raise Refused(claim)
         self.owner = True
         self.heard = self._began = time.monotonic()
+        self._claimed_at, self.number = claim.now, claim.attempts
         self.newest_fence = self.journal.fence
         self.records_starts = claim.crashes > 0
         self.opened(self.store)
@@ -171,6 +189,14 @@ class Attempt:
             self.open()
         if self.failure is not None:  # caught, as the body went on: this is the step's outcome
             self._record_failure()
+
+    def identify(self, verb: str, key: str) -> Identity:
+        """Enter a verb that is no `run`: which use of its key this is."""
+        check_key(key)
+        self.enter(verb)
+        place = (self.namespace, key)
+        self.seen[place] = self.seen.get(place, 0) + 1
+        return key, self.seen[place]
 
     def _record_failure(self) -> None:
         failure, self.failure = self.failure, None
@@ -230,27 +256,52 @@ class Attempt:
         """Milliseconds since this attempt's fence."""
         return int((time.monotonic() - self._began) * 1000)
 
+    def now_ms(self) -> int:
+        """The time since 1970 by the store's clock."""
+        return self._claimed_at + self.clock() + (self.store.skipped_ms or 0)
+
+    def read_inbox(self) -> list[Event]:
+        """What is in the namespace's inbox for this run. One round trip."""
+        new: list[Event] = self.leaving(lambda: self.store.inbox(self.inbox_seen))
+        if new:
+            self.inbox_seen = new[-1].id
+            self.inbox += [event for event in new if not event.to or event.to.startswith(f"{self.run} ")]
+        return self.inbox
+
     # -- leaving ----------------------------------------------------------------------------------------------------
 
-    def suspend(self, what: str, about: str, delay: float, info: dict[str, Any]) -> None:
-        """Leave the worker for `delay` seconds. Raises Suspended."""
-        self.announce(what, info)
-        entry = fmt.pack_suspend(self.run, what, about)
-        self.leaving(
-            lambda: self._leave(entry, "suspend", lambda b, a, id: self.store.suspend(b, a, id, entry, int(delay * 1000)))
-        )
-        self.ended = Suspended(f"The run waits for {about}.")
-        raise self.ended
+    def suspend(
+        self,
+        about: str,
+        wake: int,
+        info: dict[str, Any],
+        waits: Sequence[bytes] = (),
+        awaits: Sequence[Await] = (),
+        seen: str = "",
+    ) -> None:
+        """Leave the worker until `wake` (ms by the store's clock): raises Suspended.
+
+        `about` and `info` say what is waited for. `waits` are packed entries of waits that begin; `awaits` their events, which
+        may have come: if there is something in the inbox after `seen`, this returns and nothing is changed.
+        """
+        self.announce(info)
+        entries = [*(("wait", wait) for wait in waits), ("suspend", fmt.pack_suspend(self.run, about, wake))]
+
+        def send(before: str, after: str, ids: list[str]) -> Append:
+            numbered = [(id, kind, data) for id, (kind, data) in zip(ids, entries, strict=True)]
+            delay = max(0, wake - self.now_ms())
+            return self.store.suspend(before, after, numbered, delay=delay, awaits=awaits, seen=seen)
+
+        if self._leave(entries, send) is not Append.NEWS:
+            self.ended = Suspended(f"The run waits for {about}.")
+            raise self.ended
 
     def retry(self, delay: float, retries: int, message: bytes, error: BaseException | None) -> None:
         """Celery has stored RETRY: the next attempt starts from the ticket after `delay` seconds."""
         reopened, failed = self._to_blame(error)
         entry = fmt.pack_retry(self.run, retries, reopened, failed)
-        self._leave(
-            entry,
-            "retry",
-            lambda b, a, id: self.store.retry(b, a, id, entry, max(0, int(delay * 1000)), retries, message),
-        )
+        ms = max(0, int(delay * 1000))
+        self._leave([("retry", entry)], lambda b, a, ids: self.store.retry(b, a, ids[0], entry, ms, retries, message))
 
     def _to_blame(self, error: BaseException | None) -> tuple[list[Identity], list[Identity]]:
         """Steps whose recorded failure is what left the body, and the one whose failure is not recorded yet."""
@@ -273,21 +324,23 @@ class Attempt:
             self._record_failure()
         entry = fmt.pack_finish(self.run, outcome, value)
 
-        def send(before: str, after: str, id: str) -> Append:
+        def send(before: str, after: str, ids: list[str]) -> Append:
             if stored:
-                return self.store.finish_and_settle(before, after, id, entry, stored)
-            return self.store.finish(before, after, id, entry)
+                return self.store.finish_and_settle(before, after, ids[0], entry, stored)
+            return self.store.finish(before, after, ids[0], entry)
 
-        return self._leave(entry, "finish", send, whatever) is not Append.DONE
+        return self._leave([("finish", entry)], send, whatever) is not Append.DONE
 
-    def _leave(self, entry: bytes, kind: str, send: Callable[[str, str, str], Append], whatever: bool = False) -> Append:
+    def _leave(
+        self, entries: Sequence[tuple[str, bytes]], send: Callable[[str, str, list[str]], Append], whatever: bool = False
+    ) -> Append:
         def unless_cancelled(before: str, after: str, ids: list[str]) -> Append:
             if self.journal.cancelled and not whatever:
                 raise RunCancelled
-            return send(before, after, ids[0])
+            return send(before, after, ids)
 
-        reply: Append = self.leaving(lambda: self.journal.write(unless_cancelled, [(kind, entry)]))
-        self.owner = False
+        reply: Append = self.leaving(lambda: self.journal.write(unless_cancelled, entries))
+        self.owner = reply is Append.NEWS
         return reply
 
     def settle(self, state: str) -> None:

@@ -67,5 +67,5 @@ def _claim(attempt: Attempt, namespace: str, key: str, journal: Journal) -> None
         if time.monotonic() > until:
             # Jitter: two runs that each wait for the other's namespace must not come back in step.
             info = {"waiting_for": f"namespace {namespace}", "key": key}
-            attempt.suspend("namespace", namespace, random.uniform(0.5, 2.0), info)
+            attempt.suspend(f"namespace {namespace!r}", attempt.now_ms() + random.randint(500, 2000), info)
         time.sleep(random.uniform(0.01, 0.05))  # short waits for a busy namespace stay in the worker

@@ -10,6 +10,9 @@ from celery_steps.store.replies import Entry
 
 FORMAT = 1
 
+#: A time that does not come, in ms since 1970: somebody must wake the run.
+NEVER = 9_000_000_000_000_000
+
 #: (key, sequence) within a namespace
 Identity = tuple[str, int]
 
@@ -26,11 +29,24 @@ class Step(NamedTuple):
     input: bytes | None  # encoded, if recorded
     began: int  # ms after the attempt's fence
     took: int  # ms
+    verb: str = "run"  # which verb recorded it
 
     @property
     def occurred_at_ms(self) -> int:
         """When the outcome was there, by the store's clock."""
         return int(self.id.split("-")[0]) + self.began + self.took
+
+
+class Wait(NamedTuple):
+    """What a run began to wait for: fixed at the first call."""
+
+    id: str
+    key: str
+    sequence: int
+    verb: str
+    about: str  # the event's name, the child's task
+    deadline: int  # ms since 1970 by the store's clock, 0: none
+    detail: bytes  # of a child: what is needed to send it again
 
 
 class Call(NamedTuple):
@@ -57,9 +73,21 @@ def hash_text(digest: bytes | None) -> str:
 
 
 def pack_step(
-    identity: Identity, digest: bytes | None, ok: bool, value: bytes, input: bytes | None, began: int, took: int
+    identity: Identity,
+    digest: bytes | None,
+    ok: bool,
+    value: bytes,
+    input: bytes | None,
+    began: int,
+    took: int,
+    verb: str = "run",
 ) -> bytes:
-    return pack([FORMAT, identity[0], identity[1], digest, ok, value, input, began, took])
+    fields = [FORMAT, identity[0], identity[1], digest, ok, value, input, began, took]
+    return pack(fields if verb == "run" else [*fields, verb])
+
+
+def pack_wait(identity: Identity, verb: str, about: str, deadline: int, detail: bytes) -> bytes:
+    return pack([FORMAT, *identity, verb, about, deadline, detail])
 
 
 def pack_call(token: str, run: str, task: str, digest: bytes | None, retries: int) -> bytes:
@@ -74,8 +102,9 @@ def pack_retry(run: str, retries: int, reopened: list[Identity], failed: list[Id
     return pack([FORMAT, run, retries, [list(i) for i in reopened], [list(i) for i in failed]])
 
 
-def pack_suspend(run: str, what: str, about: str) -> bytes:
-    return pack([FORMAT, run, what, about])
+def pack_suspend(run: str, about: str, wake: int) -> bytes:
+    """`about` says in words what is waited for, `wake` until when: ms since 1970, or NEVER."""
+    return pack([FORMAT, run, about, wake])
 
 
 def pack_control(run: str, reason: str = "") -> bytes:
@@ -108,10 +137,14 @@ def read_step(entry: Entry) -> Step:
         fields = unpack_flat(entry.data)  # this one is read thousands of times
         if fields[0] == FORMAT:
             fields[0] = entry.id
-            return Step._make(fields)
+            return Step(*fields)
     except (ValueError, TypeError):
         pass
     return Step(entry.id, *read(entry))
+
+
+def read_wait(entry: Entry) -> Wait:
+    return Wait(entry.id, *read(entry))
 
 
 def read_call(entry: Entry) -> Call:

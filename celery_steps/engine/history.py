@@ -118,8 +118,8 @@ class History:
         self._end(run, "retrying")
 
     def _suspend(self, entry: Entry) -> None:
-        run, what, about = fmt.read(entry)
-        self._end(run, "suspended", f"{what} {about!r}")
+        run, about, _ = fmt.read(entry)
+        self._end(run, "suspended", about)
 
     def _finish(self, entry: Entry) -> None:
         finish = fmt.read_finish(entry)

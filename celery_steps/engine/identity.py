@@ -37,7 +37,7 @@ def check_namespace(namespace: object, said_by: str) -> str:
 
 def check_key(key: object) -> None:
     if not isinstance(key, str) or not key.strip():
-        raise StepsError(f"A step's key must be text that is not blank, not {key!r}: step.run(key, input?, handler).")
+        raise StepsError(f"A step's key must be text that is not blank, not {key!r}: the key comes first.")
 
 
 def check_options(options: dict[str, Any], known: tuple[str, ...]) -> None:

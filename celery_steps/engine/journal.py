@@ -13,9 +13,9 @@ from typing import Protocol
 from uuid import uuid4
 
 from celery_steps.engine import entries as fmt
-from celery_steps.engine.entries import Call, Finish, Identity, Step
+from celery_steps.engine.entries import Call, Finish, Identity, Step, Wait
 from celery_steps.errors import AttemptEnded, JournalLost, LeaseLost, StepsError, StoreLost, StoreUnavailable
-from celery_steps.store.replies import Append, Claim, Entry
+from celery_steps.store.replies import Append, Await, Claim, Entry, Event
 
 logger = logging.getLogger("celery_steps")
 
@@ -28,6 +28,8 @@ class JournalStore(Protocol):
 
     @property
     def namespace(self) -> str: ...
+    @property
+    def skipped_ms(self) -> int | None: ...  # time that rests skipped: in memory nobody leaves. None: they are taken
 
     def claim(
         self,
@@ -42,7 +44,26 @@ class JournalStore(Protocol):
     ) -> tuple[Claim, list[Entry]]: ...
     def read(self, first: str) -> list[Entry]: ...
     def commit(self, before: str, after: str, entries: Sequence[tuple[str, str, bytes]], *, record: bool) -> Append: ...
-    def suspend(self, before: str, after: str, id: str, entry: bytes, delay: int) -> Append: ...
+    def suspend(
+        self,
+        before: str,
+        after: str,
+        entries: Sequence[tuple[str, str, bytes]],
+        *,
+        delay: int,
+        awaits: Sequence[Await] = (),
+        seen: str = "",
+    ) -> Append: ...
+    def inbox(self, after: str) -> list[Event]: ...
+    def receive(
+        self,
+        before: str,
+        after: str,
+        entries: Sequence[tuple[str, str, bytes]],
+        *,
+        ended: Sequence[str],
+        taken: Sequence[str],
+    ) -> Append: ...
     def retry(self, before: str, after: str, id: str, entry: bytes, delay: int, retries: int, message: bytes) -> Append: ...
     def finish(self, before: str, after: str, id: str, entry: bytes) -> Append: ...
     def finish_and_settle(self, before: str, after: str, id: str, entry: bytes, state: str) -> Append: ...
@@ -63,6 +84,7 @@ class Journal:
         self.run = run
         self.steps: dict[Identity, Step] = {}
         self.started: Counter[Identity] = Counter()  # begun or failed without a recorded outcome
+        self.waits: dict[Identity, Wait] = {}  # begun; what they came to is in `steps`
         self.in_flight: Identity | None = None  # begun in the newest attempt that recorded what it began
         self.calls: dict[str, Call] = {}  # the first of each task
         self.finishes: dict[str, Finish] = {}  # by run
@@ -97,6 +119,10 @@ class Journal:
         step = fmt.read_step(entry)
         self.steps.setdefault((step.key, step.sequence), step)
 
+    def _wait(self, entry: Entry) -> None:
+        wait = fmt.read_wait(entry)
+        self.waits.setdefault((wait.key, wait.sequence), wait)
+
     def _start(self, entry: Entry) -> None:
         key, sequence = fmt.read(entry)
         self.started[key, sequence] += 1
@@ -110,13 +136,15 @@ class Journal:
         _, _, reopened, failed = fmt.read(entry)
         for key, sequence in reopened:
             self.steps.pop((key, sequence), None)
+            if self.waits.pop((key, sequence), None) is not None:
+                self.started[key, sequence] += 1
         self.started.update((key, sequence) for key, sequence in failed)
 
     def _finish(self, entry: Entry) -> None:
         finish = fmt.read_finish(entry)
         self.finishes[finish.run] = finish
         if finish.outcome == "replaced":  # what takes its place starts with an empty journal
-            for known in (self.steps, self.started, self.calls):
+            for known in (self.steps, self.waits, self.started, self.calls):
                 known.clear()
             self.epoch += 1
 
@@ -273,6 +301,7 @@ def _refuse_others(entries: Sequence[Entry]) -> None:
 
 _READERS: dict[str, Callable[[Journal, Entry], None]] = {
     "step": Journal._step,
+    "wait": Journal._wait,
     "start": Journal._start,
     "attempt": Journal._call,
     "retry": Journal._retry,

@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
+import time
+from collections import defaultdict
 from collections.abc import Sequence
+from itertools import count
 
-from celery_steps.store.replies import Append, Claim, Entry
+from celery_steps.codec import Codec
+from celery_steps.engine.attempt import Emission
+from celery_steps.engine.entries import NEVER
+from celery_steps.engine.event import encode_data
+from celery_steps.errors import StepsError
+from celery_steps.store.replies import Append, Await, Claim, Entry, Event
+
+_serial = count(1)
+#: Events sent in this process, by namespace, until they are taken.
+inboxes: defaultdict[str, list[Event]] = defaultdict(list)
+
+
+def deliver(codec: Codec, emission: Emission) -> int:
+    """An event to a namespace of this process, which keeps it. Nobody waits outside a worker, so it reaches no one now."""
+    if emission.to is not None:
+        inbox = inboxes[emission.to]
+        if all(event.event_id != emission.id for event in inbox):
+            id = f"{time.time_ns() // 1_000_000}-{next(_serial)}"
+            inbox.append(Event(id, emission.event, encode_data(codec, emission.event, emission.data, "data"), "", emission.id))
+    return 0
 
 
 class MemoryStore:
@@ -15,6 +37,7 @@ class MemoryStore:
         self.entries: list[Entry] = []
         self._others: dict[str, MemoryStore] = {}
         self._fence = 0
+        self.skipped_ms = 0
 
     def claim(
         self,
@@ -35,7 +58,7 @@ class MemoryStore:
     def _grant(self, kind: str, entry: bytes) -> tuple[Claim, list[Entry]]:
         self._fence += 1
         self.entries.append(Entry(f"{self._fence}-0", kind, entry))
-        return Claim("OK", self._fence, "memory", self._fence, attempts=self._fence), list(self.entries)
+        return Claim("OK", self._fence, "memory", time.time_ns() // 1_000_000, attempts=self._fence), list(self.entries)
 
     def read(self, first: str) -> list[Entry]:
         return list(self.entries)
@@ -50,8 +73,40 @@ class MemoryStore:
     def giveback(self, before: str, after: str, entries: Sequence[tuple[str, str, bytes]]) -> Append:
         return self.commit(before, after, entries, record=True)
 
-    def suspend(self, before: str, after: str, id: str, entry: bytes, delay: int) -> Append:
-        return self.commit(before, after, [(id, "suspend", entry)], record=False)
+    def suspend(
+        self,
+        before: str,
+        after: str,
+        entries: Sequence[tuple[str, str, bytes]],
+        *,
+        delay: int,
+        awaits: Sequence[Await] = (),
+        seen: str = "",
+    ) -> Append:
+        """Nobody leaves: the time until then is skipped."""
+        if delay >= NEVER // 2:
+            waits = ", ".join(repr(await_.event) for await_ in awaits)
+            raise StepsError(
+                f"Outside a worker nobody can send the event {waits} while this runs: send it before, or give a timeout."
+            )
+        self.skipped_ms += delay
+        return Append.NEWS
+
+    def inbox(self, after: str) -> list[Event]:
+        known = [int(part) for part in (after or "0").split("-")]
+        return [event for event in inboxes[self.namespace] if [int(part) for part in event.id.split("-")] > known]
+
+    def receive(
+        self,
+        before: str,
+        after: str,
+        entries: Sequence[tuple[str, str, bytes]],
+        *,
+        ended: Sequence[str],
+        taken: Sequence[str],
+    ) -> Append:
+        inboxes[self.namespace] = [event for event in inboxes[self.namespace] if event.id not in taken]
+        return self.commit(before, after, entries, record=True)
 
     def retry(self, before: str, after: str, id: str, entry: bytes, delay: int, retries: int, message: bytes) -> Append:
         return self.commit(before, after, [(id, "retry", entry)], record=False)

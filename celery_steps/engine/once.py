@@ -64,6 +64,7 @@ class _Call:
     input: Any
     digest: bytes | None
     options: dict[str, Any]
+    verb: str
 
     @property
     def where(self) -> dict[str, Any]:
@@ -74,24 +75,33 @@ class _Call:
         return _hint(self.handler, self.options)
 
 
-def run_step(attempt: Attempt, key: str, input: Any, handler: Any, options: dict[str, Any]) -> Any:
-    """Return the recorded result of this step, or call its handler and record what comes of it."""
+def run_step(attempt: Attempt, key: str, input: Any, handler: Any, options: dict[str, Any], verb: str = "run") -> Any:
+    """Return the recorded result of this step, or call its handler and record what comes of it.
+
+    The input of another `verb` that is done as a step is recorded, and not checked on replay.
+    """
     if type(key) is not str or not key or key.isspace():
         check_key(key)
     if options:
         _check(options)
     gets_input, given = bind(key, input, handler)
-    digest = None if given is NO_INPUT else input_digest(given)
-    attempt.enter("run")
+    digest = None if given is NO_INPUT or verb != "run" else input_digest(given)
+    attempt.enter(verb)
     namespace = options.get("namespace", attempt.namespace) if options else attempt.namespace
     place = (namespace, key)
     sequence = attempt.seen[place] = attempt.seen.get(place, 0) + 1
     identity = (key, sequence)
     recorded = attempt.journal.steps.get(identity)
-    if recorded is not None and recorded.digest == digest and recorded.ok and namespace == attempt.namespace:
+    if (
+        recorded is not None
+        and recorded.digest == digest
+        and recorded.ok
+        and recorded.verb == verb
+        and namespace == attempt.namespace
+    ):
         hint = _hint(handler, options)  # the usual case of a replay, which is all that a long run does for a while
         return attempt.codec.decode(recorded.value, hint=hint, namespace=namespace, key=key, sequence=sequence)
-    call = _Call(attempt, namespace, identity, handler, gets_input, given, digest, options)
+    call = _Call(attempt, namespace, identity, handler, gets_input, given, digest, options, verb)
     if namespace != attempt.namespace:
         return _run_elsewhere(call)
     if recorded is not None:
@@ -111,6 +121,7 @@ def _check(options: dict[str, Any]) -> None:
 
 
 def _replay(call: _Call, step: Step) -> Any:
+    check_verb(call.namespace, step, call.verb)
     if step.digest != call.digest:
         _mismatch(call, step)
     codec = call.attempt.codec
@@ -120,6 +131,15 @@ def _replay(call: _Call, step: Step) -> Any:
     error = codec.decode_failure(step.value, **call.where)
     call.attempt.raised.append((error, call.identity))
     raise error
+
+
+def check_verb(namespace: str, step: Step, verb: str) -> None:
+    """InputMismatch where this identity was recorded by another verb."""
+    if step.verb != verb:
+        raise InputMismatch(
+            f"Step {step.key!r} (occurrence {step.sequence}) in namespace {namespace!r} was recorded by step.{step.verb}, and is "
+            f"asked for by step.{verb} now. Give one of them another key."
+        )
 
 
 def _mismatch(call: _Call, step: Step) -> None:
@@ -177,7 +197,8 @@ def _execute(call: _Call, journal: Journal, append: Callable[[Sequence[tuple[str
     finally:
         attempt.in_handler = False
         _current_step.reset(token)
-    record = fmt.pack_step(call.identity, call.digest, True, encoded, _input(call), began, attempt.clock() - began)
+    took = attempt.clock() - began
+    record = fmt.pack_step(call.identity, call.digest, True, encoded, _input(call), began, took, call.verb)
     append([("step", record)])
     # What the first call returns and what a replay returns are the same: the decoded record.
     return value if type(value) in _ATOMS else attempt.codec.decode(encoded, hint=hint, **where)
@@ -188,7 +209,7 @@ def _failure(call: _Call, error: Exception, began: int) -> Failure:
 
     def record() -> None:
         value = call.attempt.codec.encode_failure(error, **call.where)
-        entry = fmt.pack_step(call.identity, call.digest, False, value, _input(call), began, took)
+        entry = fmt.pack_step(call.identity, call.digest, False, value, _input(call), began, took, call.verb)
         call.attempt.raised.append((error, call.identity))
         if call.namespace == call.attempt.namespace:
             call.attempt.append([("step", entry)])

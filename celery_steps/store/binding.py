@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from celery_steps.errors import StoreUnavailable
-from celery_steps.store.keys import RunId, encode
-from celery_steps.store.replies import Append, Claim, Entry
+from celery_steps.store.keys import RunId, decode, encode
+from celery_steps.store.replies import Append, Await, Claim, Entry, Event
 
 if TYPE_CHECKING:
     from celery_steps.store.store import Store
@@ -18,6 +18,8 @@ PAGE = 1000
 
 class Binding:
     """A store, bound to (namespace, run, owner)."""
+
+    skipped_ms = None
 
     def __init__(self, store: Store, namespace: str, run: RunId, token: str, app: str) -> None:
         self.store = store
@@ -94,8 +96,49 @@ class Binding:
             arguments += entry
         return Append(self._client.run("commit", self._commit_keys, *arguments))
 
-    def suspend(self, before: str, after: str, id: str, entry: bytes, delay: int) -> Append:
-        return self._leave("suspend", before, after, id, entry, str(delay))
+    def suspend(
+        self,
+        before: str,
+        after: str,
+        entries: Sequence[tuple[str, str, bytes]],
+        *,
+        delay: int,
+        awaits: Sequence[Await] = (),
+        seen: str = "",
+    ) -> Append:
+        """SUSPEND for `delay`, or until an awaited event comes; NEWS if the inbox holds something after `seen` ("": never)."""
+        arguments: list[str | bytes] = [before, after, str(delay), seen, str(len(awaits))]
+        for event, wait, match in awaits:
+            arguments += (encode(event), wait, match)
+        for entry in entries:
+            arguments += entry
+        return self._leave("suspend", *arguments)
+
+    def inbox(self, after: str) -> list[Event]:
+        """What came into the namespace's inbox after the event with that id ("": all)."""
+        found: list[Event] = []
+        while True:
+            start = f"({found[-1].id}" if found else f"({after}" if after else "-"
+            page = self._client.call("XRANGE", self._keys.inbox, start, "+", "COUNT", str(PAGE))
+            for id, (name, data, to, event_id) in page:
+                found.append(Event(id.decode(), decode(name.decode()), data, to.decode(), event_id.decode()))
+            if len(page) < PAGE:
+                return found
+
+    def receive(
+        self,
+        before: str,
+        after: str,
+        entries: Sequence[tuple[str, str, bytes]],
+        *,
+        ended: Sequence[str],
+        taken: Sequence[str],
+    ) -> Append:
+        """RECEIVE: COMMIT that ends waits and takes events, by their ids, out of the inbox."""
+        arguments: list[str | bytes] = [*self._head[:3], before, after, str(len(ended)), str(len(taken)), *ended, *taken]
+        for entry in entries:
+            arguments += entry
+        return Append(self._client.run("receive", self._keys.all, *arguments))
 
     def retry(self, before: str, after: str, id: str, entry: bytes, delay: int, retries: int, message: bytes) -> Append:
         return self._leave("retry", before, after, id, entry, str(delay), str(retries), message)

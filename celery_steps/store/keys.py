@@ -47,10 +47,13 @@ class NamespaceKeys:
     run: str
     messages: str
     held: str
+    inbox: str
+    heard: str
+    log: str
 
     @property
-    def all(self) -> tuple[str, str, str, str]:
-        return self.journal, self.run, self.messages, self.held
+    def all(self) -> tuple[str, ...]:
+        return self.journal, self.run, self.messages, self.held, self.inbox, self.heard, self.log
 
     def member(self, run: str) -> str:
         """How a run of this namespace is named in the tickets and in the indexes."""
@@ -80,6 +83,9 @@ class Keys:
             f"{tag}run:{encoded}",
             f"{tag}msg:{encoded}",
             f"{tag}held:{encoded}",
+            f"{tag}inbox:{encoded}",
+            f"{tag}heard:{encoded}",
+            f"{tag}log:{encoded}",
         )
 
     def due(self, partition: int, app: str) -> str:
@@ -87,6 +93,14 @@ class Keys:
 
     def status(self, partition: int, status: str) -> str:
         return f"{self.tag(partition)}status:{status}"
+
+    def waiting(self, partition: int, event: str) -> str:
+        """Who waits for an event of this name, in one partition."""
+        return f"{self.tag(partition)}waiting:{encode(event)}"
+
+    def triggers(self, event: str) -> str:
+        """Which tasks start on an event of this name."""
+        return f"{self.prefix}:triggers:{encode(event)}"
 
     def index(self, task_id: str) -> str:
         """Leads from a task id to its namespace, where that is not the id itself."""

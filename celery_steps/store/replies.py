@@ -30,6 +30,28 @@ class Claim(NamedTuple):
     wait: int = 0  # SETTLING, EARLY, HELD (of a borrow): ms until it is worth looking again
 
 
+class Event(NamedTuple):
+    """Something in a namespace's inbox."""
+
+    id: str  # of the inbox; its milliseconds are when it came
+    name: str  # "": the end of a child
+    data: bytes
+    to: str  # "": whoever of the namespace waits first; else one wait of one run
+    event_id: str
+
+    @property
+    def came_at_ms(self) -> int:
+        return int(self.id.partition("-")[0])
+
+
+class Await(NamedTuple):
+    """A wait for an event: the event's name, the wait's own name within its run, and its encoded match."""
+
+    event: str
+    wait: str
+    match: bytes
+
+
 class Append(IntEnum):
     """The answer to everything that appends to a journal as its owner."""
 
@@ -37,6 +59,7 @@ class Append(IntEnum):
     STALE = 0  # the tip moved, or another owns the namespace
     LOST = -1  # the journal is gone
     DONE = 2  # FINISH: another attempt finished the run
+    NEWS = 3  # SUSPEND: something came that the attempt has not read
 
 
 class Verdict(NamedTuple):

@@ -9,7 +9,7 @@ from celery_steps.errors import SettingsError, StepsError
 from celery_steps.settings import Settings
 from celery_steps.store.binding import Binding
 from celery_steps.store.client import Client
-from celery_steps.store.keys import FINAL, Keys, RunId, split_member
+from celery_steps.store.keys import FINAL, Keys, RunId, decode, encode, split_member
 from celery_steps.store.replies import Entry, Verdict
 
 SCHEMA = 1
@@ -32,6 +32,22 @@ class Due(NamedTuple):
 
     runs: list[tuple[str, RunId]]  # namespace, run
     next_ms: int  # -1: no ticket waits
+
+
+class Delivered(NamedTuple):
+    """An event was taken into an inbox."""
+
+    reached: int  # waits that it woke, or that may take it
+    due: list[RunId]  # runs of that namespace to publish
+
+
+class Waiter(NamedTuple):
+    """A wait for an event that is not over."""
+
+    namespace: str
+    run: RunId
+    wait: str
+    match: bytes
 
 
 class Store:
@@ -190,6 +206,40 @@ class Store:
         keys = self.keys.namespace(namespace)
         reply = self.client.run("control", keys.all, keys.prefix, keys.encoded, str(run), what, nonce, entry)
         return reply[0].decode(), reply[1].decode() if len(reply) > 1 else ""
+
+    def deliver(
+        self, namespace: str, event: str, event_id: str, data: bytes, *, run: RunId | None = None, wait: str = ""
+    ) -> Delivered | None:
+        """An event for whoever of the namespace waits for it first, or for one wait of one run. None: refused."""
+        keys = self.keys.namespace(namespace)
+        to = str(run) if run is not None else ""
+        arguments = (keys.prefix, keys.encoded, to, encode(event), event_id, data, wait, self.retention_ms)
+        accepted, *rest = self.client.run("deliver", keys.all, *arguments)
+        if not accepted:
+            return None
+        return Delivered(int(rest[0]), [RunId.parse(member.decode()) for member in rest[1:]])
+
+    def waiting(self, event: str) -> Iterator[list[Waiter]]:
+        """Who waits for an event of this name now, in pages."""
+        for partition in range(self.keys.partitions):
+            key, after = self.keys.waiting(partition, event), "-"
+            while True:
+                members = self.client.call("ZRANGEBYLEX", key, after, "+", "LIMIT", "0", str(_PAGE))
+                if members:
+                    yield self._waiters(members)
+                if len(members) < _PAGE:
+                    break
+                after = f"({members[-1].decode()}"
+
+    def _waiters(self, members: list[bytes]) -> list[Waiter]:
+        parts = [member.decode().split(" ") for member in members]
+        commands = [["HGET", f"{self.keys.namespace(decode(ns)).run}", f"{run}:match:{wait}"] for ns, run, wait in parts]
+        matches = self.client.exchange(*commands)
+        return [
+            Waiter(decode(ns), RunId.parse(run), wait, match)
+            for (ns, run, wait), match in zip(parts, matches, strict=True)
+            if isinstance(match, bytes)  # None: it has just ended
+        ]
 
     def release(self, namespace: str, run: RunId, process: str, delay_ms: int) -> bool:
         """Free what a process that is gone held of this run, without counting a crash."""

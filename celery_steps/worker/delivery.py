@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import os
@@ -34,7 +35,7 @@ from celery_steps.store.binding import Binding
 from celery_steps.store.keys import RunId
 from celery_steps.store.replies import Claim
 from celery_steps.store.store import Store
-from celery_steps.worker import messages
+from celery_steps.worker import events, messages
 from celery_steps.worker.heartbeat import Heartbeat
 from celery_steps.worker.result import Result
 
@@ -81,6 +82,7 @@ class Delivery:
             call_digest=lambda: _call_digest(self.snapshot.args, self.snapshot.kwargs),
             message=self.snapshot,
             announce=self.result.write_suspended,
+            emit=functools.partial(events.emit, task.app),
             opened=self._hold,
             closed=heartbeat.drop,
             passing=(Retry, Ignore, Reject),

@@ -50,7 +50,7 @@ class Result:
             self._task.backend.store_result(self._request.id, info, states.STARTED, request=self._request)
             self.wrote_started = True
 
-    def write_suspended(self, what: str, info: dict[str, Any]) -> None:
+    def write_suspended(self, info: dict[str, Any]) -> None:
         """The state of a run that has left the worker; `info` says what is awaited."""
         if not self.ignored:
             self._task.backend.store_result(self._request.id, info, "SUSPENDED", request=self._request)

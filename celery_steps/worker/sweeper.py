@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from typing import Any
+import time
+from typing import Any, NamedTuple
 
 from celery import Celery, bootsteps
 
@@ -28,8 +29,15 @@ _sweeping = threading.Lock()
 os.register_at_fork(before=_sweeping.acquire, after_in_parent=_sweeping.release, after_in_child=_sweeping.release)
 
 
-def sweep(app: Celery) -> int:
-    """Publish every run of this app whose ticket is due now. Returns how many were published."""
+class Swept(NamedTuple):
+    """What a sweep did."""
+
+    published: int
+    next_ms: int  # until the next ticket is due, -1: none waits
+
+
+def sweep(app: Celery) -> Swept:
+    """Publish every run of this app whose ticket is due now."""
     published = 0
     store = runtime.of(app).main_store
     while True:
@@ -43,7 +51,7 @@ def sweep(app: Celery) -> int:
         if trouble is not None:
             raise trouble
         if due.next_ms != 0 or not due.runs:
-            return published
+            return Swept(published, due.next_ms)
 
 
 def _publish(app: Celery, namespace: str, run: RunId) -> bool:
@@ -96,14 +104,16 @@ class Sweeper(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _loop(self) -> None:
         interval = runtime.of(self._app).settings.sweep_interval
-        since_forget = 0.0
-        while not self._stopped.wait(interval):
+        pause, forgot = interval, time.monotonic()
+        while not self._stopped.wait(pause):
+            pause = interval
             try:
-                since_forget += interval
                 with _sweeping:
-                    sweep(self._app)
-                    if since_forget >= _FORGET_INTERVAL:
-                        since_forget = 0.0
+                    next_ms = sweep(self._app).next_ms
+                    if 0 <= next_ms < interval * 1000:
+                        pause = next_ms / 1000
+                    if time.monotonic() - forgot >= _FORGET_INTERVAL:
+                        forgot = time.monotonic()
                         runtime.of(self._app).main_store.forget()
             except SettingsError:
                 raise

@@ -70,7 +70,7 @@ class Actor:
         if what == "commit":
             return ask("commit", ((id, "step", f"{at}:{me.name}".encode()),), record=True)
         if what == "suspend":
-            return ask("suspend", id, at.encode(), requests.TTL_MS)
+            return ask("suspend", ((id, "suspend", at.encode()),), delay=requests.TTL_MS)
         if what == "retry":
             return ask("retry", id, at.encode(), requests.TTL_MS, me.retries + 1, f"{me.run}/{me.retries + 1}".encode())
         if what == "finish":

@@ -89,7 +89,8 @@ class Owner:
         return self.wrote(self.binding.commit(before, after, [(id, "step", data)], record=record))
 
     def suspend(self, delay: int) -> Append:
-        return self.wrote(self.binding.suspend(*self.next(), b"suspend", delay))
+        before, after, id = self.next()
+        return self.wrote(self.binding.suspend(before, after, [(id, "suspend", b"suspend")], delay=delay))
 
     def retry(self, retries: int, delay: int = 0, message: bytes = b"retry message") -> Append:
         return self.wrote(self.binding.retry(*self.next(), b"retry", delay, retries, message))

@@ -54,7 +54,7 @@ def test_a_server_that_refuses_writes_for_now_is_waited_for(start_redis: Callabl
 
 
 def test_a_database_that_does_not_exist_is_named_at_once(redis_server: RedisServer) -> None:
-    client = CountingClient(redis_server.url(99), patience=10)
-    with pytest.raises(StoreUnavailable, match=r"/99 refuses the connection: .*Correct steps_backend"):
+    client = CountingClient(redis_server.url(9999), patience=10)
+    with pytest.raises(StoreUnavailable, match=r"/9999 refuses the connection: .*Correct steps_backend"):
         client.call("PING")
     assert client.tries == 1

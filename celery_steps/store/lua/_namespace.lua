@@ -1,7 +1,7 @@
 -- Put in front of every script that moves a run: what they all read and do.
--- KEYS  1 journal  2 run hash  3 messages  4 held          (one namespace, one slot)
+-- KEYS  1 journal  2 run hash  3 messages  4 held  5 inbox  6 heard  7 log          (one namespace, one slot)
 -- ARGV  1 key prefix of the partition  2 namespace, encoded  3 run
-local J, R, M, H = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local J, R, M, H, I, S = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local prefix, ns, t = ARGV[1], ARGV[2], ARGV[3]
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
@@ -58,6 +58,26 @@ local function unheld(run)
   if redis.call('ZREM', H, run) == 0 then return end
   local head = redis.call('ZRANGE', H, '0', '0')[1]
   if head then ticket(head, live() and num('lease') or now) end
+end
+-- A wait for an event: in the index of its name from the first wait entry to the one that ends it, so that no event is missed in between.
+local function waiting(event) return prefix .. 'waiting:' .. event end
+local function await(event, wait, match)
+  local token, known = event .. '|' .. wait, get(t .. ':await') or ''
+  if string.find(' ' .. known .. ' ', ' ' .. token .. ' ', 1, true) then return end
+  redis.call('ZADD', waiting(event), '0', member(t) .. ' ' .. wait)
+  set(t .. ':await', known == '' and token or known .. ' ' .. token, t .. ':match:' .. wait, match)
+end
+local function awaited(only) -- no longer; only = '' for all waits of t
+  local left = {}
+  for event, wait in string.gmatch(get(t .. ':await') or '', '(%S+)|(%S+)') do
+    if only == '' or only == wait then
+      redis.call('ZREM', waiting(event), member(t) .. ' ' .. wait)
+      redis.call('HDEL', R, t .. ':match:' .. wait)
+    else
+      left[#left + 1] = event .. '|' .. wait
+    end
+  end
+  if #left == 0 then redis.call('HDEL', R, t .. ':await') else set(t .. ':await', table.concat(left, ' ')) end
 end
 local function keys_expire(ms)
   for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, ms) end

@@ -1,5 +1,5 @@
 -- BORROW: the namespace for one step of a run that lives in another. No run, no ticket: if the borrower dies, the lease ends it.
--- KEYS  journal, run hash, messages, held
+-- KEYS  of the namespace
 -- ARGV  prefix, namespace, '', 4 token, 5 nonce, 6 lease in ms, 7 packed entry, 8 retention in ms
 -- Returns {'OK', fence, claim uid, now}, {'HELD', ms until it may be free}, {'LOST'}
 local token, ttl, owner = ARGV[4], tonumber(ARGV[6]), get('owner') or ''

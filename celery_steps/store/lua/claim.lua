@@ -1,5 +1,5 @@
 -- CLAIM: the namespace for one attempt of run t, or why not.
--- KEYS  journal, run hash, messages, held
+-- KEYS  of the namespace
 -- ARGV  prefix, namespace, t, 4 token, 5 nonce (one per call, the same in a resend), 6 lease in ms, 7 retries, 8 message,
 --       9 fence this owner has ('' = first claim), 10 '1' = only if t is known, 11 packed attempt entry, 12 app, 13 task
 -- Returns {'OK', fence, claim uid, now, crashes, attempts}

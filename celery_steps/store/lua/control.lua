@@ -1,5 +1,5 @@
 -- CONTROL: ask something of a run from outside, whoever owns it: an entry with a new fence. The owner stays, and meets it at its next commit.
--- KEYS  journal, run hash, messages, held
+-- KEYS  of the namespace
 -- ARGV  prefix, namespace, t, 4 what (cancel), 5 nonce, 6 packed entry
 -- Returns {'OK', due} (due = '1': its ticket is due now), {'REFUSED', status} it is finished, {'UNKNOWN'}, {'LOST'}
 local known = get(t .. ':status')

@@ -1,5 +1,5 @@
 -- GIVEBACK: record the borrowed step (if it has an outcome) and free its namespace, in one go.
--- KEYS  journal, run hash, messages, held
+-- KEYS  of the namespace
 -- ARGV  prefix, namespace, '', 4 token, 5 tip before, 6 tip after, 7 retention in ms, then id, kind, packed entry of each
 -- Returns {1, head of held or ''} done (also when sent again), {0} not the borrower or the tip moved, {-1} the journal is gone
 local tip = get('tip')

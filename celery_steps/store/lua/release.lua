@@ -1,5 +1,5 @@
 -- RELEASE: the owner gives the namespace back unfinished (Reject(requeue=True), a shutdown). No crash is counted.
--- KEYS  journal, run hash, messages, held
+-- KEYS  of the namespace
 -- ARGV  prefix, namespace, t, 4 token or its beginning, 5 ms until the ticket is due
 -- Returns {1, head of held or ''} released, {0} not the owner
 local mine = ARGV[4]

@@ -1,5 +1,5 @@
 -- RENEW: the owner, or who is settling, is alive.
--- KEYS  journal, run hash, messages, held
+-- KEYS  of the namespace
 -- ARGV  prefix, namespace, t ('' for a borrowed namespace), 4 token, 5 lease in ms
 -- Returns the namespace's newest fence (a higher one than the owner's: a control entry waits), or 0: refused
 local till = now + tonumber(ARGV[5])

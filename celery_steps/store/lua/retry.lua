@@ -1,5 +1,5 @@
 -- RETRY: Celery has stored RETRY; the next attempt starts from this ticket. Retries and message move up together, never down.
--- KEYS  journal, run hash, messages, held
+-- KEYS  of the namespace
 -- ARGV  prefix, namespace, t, 4 token, 5 tip before, 6 tip after, 7 entry id, 8 packed entry, 9 ms until it wakes, 10 retries, 11 message
 -- Returns {1, head of held or ''} done (also when sent again), {0} not the owner or the tip moved, {-1} the journal is gone
 local tip = get('tip')

@@ -1,5 +1,5 @@
 -- SETTLE: Celery has stored what t ended as: the ticket goes, the index moves. When nothing in the namespace is open, its keys expire.
--- KEYS  journal, run hash, messages, held
+-- KEYS  of the namespace
 -- ARGV  prefix, namespace, t, 4 token of the settler, 5 state that Celery really stored (succeeded, failed, cancelled), 6 retention in ms
 -- Returns 1 settled (also when sent again), 0 the run has no outcome, or another attempt is settling it
 if not get(t .. ':outcome') then return 0 end

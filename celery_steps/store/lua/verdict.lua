@@ -1,5 +1,5 @@
 -- VERDICT: the main process speaks for a child that is dead.
--- KEYS  journal, run hash, messages, held
+-- KEYS  of the namespace
 -- ARGV  prefix, namespace, t, 4 beginning of the dead process's tokens, 5 what (lost, failed, cancelled), 6 nonce, 7 packed entry, 8 lease in ms, 9 token of the main process
 -- Returns {'CELERY'} not open: as for a plain task, {'NOTHING'} the ticket brings it back, {'OPEN'} the same after its lease was broken,
 --         {'TAKEN', fence, claim uid} the main process owns the run and finishes it once Celery has stored the verdict

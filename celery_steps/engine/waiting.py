@@ -1,0 +1,180 @@
+"""Waiting without a worker: what a run waits for is recorded, and the run leaves until it may have come."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from celery_steps.codec import PLAIN
+from celery_steps.engine import entries as fmt
+from celery_steps.engine.attempt import Attempt
+from celery_steps.engine.entries import Identity, Step
+from celery_steps.engine.once import check_verb
+from celery_steps.errors import ResultError
+from celery_steps.store.replies import Append, Await, Event
+
+#: Rests as short as this, in ms, stay in the worker.
+_SHORT = 1000
+
+
+class Ended(NamedTuple):
+    """What a wait came to."""
+
+    ok: bool
+    value: bytes  # encoded result or failure
+    taken: Sequence[Event] = ()  # out of the inbox
+
+
+class Wait:
+    """One wait of one attempt. A verb says in `look` what it has come to by now."""
+
+    verb = ""
+    reads_inbox = False  # what it waits for comes through the inbox
+
+    def __init__(self, attempt: Attempt, identity: Identity, about: str, deadline: int, asked: dict[str, Any]) -> None:
+        """
+        Args:
+            about: the name of what is waited for; `asked` is what the caller said, recorded as the wait's input.
+            deadline: ms since 1970, 0: none. The one that was recorded first holds.
+        """
+        self.attempt = attempt
+        self.identity = identity
+        self.about = about
+        self.asked = asked
+        self.begun = attempt.journal.waits.get(identity)
+        self.deadline = deadline if self.begun is None else self.begun.deadline
+        self.began = attempt.clock()
+        self.detail = b"" if self.begun is None else self.begun.detail
+
+    @property
+    def name(self) -> str:
+        """Names this wait among those of its run, in events that are for it alone."""
+        return f"{quote(self.identity[0], safe='', errors='surrogatepass')}#{self.identity[1]}"
+
+    @property
+    def where(self) -> dict[str, Any]:
+        return {"namespace": self.attempt.namespace, "key": self.identity[0], "sequence": self.identity[1]}
+
+    @property
+    def wake(self) -> int:
+        """When somebody must look at the latest, in ms."""
+        return self.deadline or fmt.NEVER
+
+    def look(self, now: int, inbox: Sequence[Event]) -> Ended | None:
+        """What this wait has come to at `now`, None: it goes on."""
+        raise NotImplementedError
+
+    def awaits(self) -> list[Await]:
+        """The events for which it is to be woken."""
+        return []
+
+    def entry(self) -> bytes | None:
+        """Its packed entry, if it is not in the journal yet."""
+        if self.begun is not None:
+            return None
+        return fmt.pack_wait(self.identity, self.verb, self.about, self.deadline, self.detail)
+
+    def describe(self) -> dict[str, Any]:
+        """For people: what is awaited, and until when."""
+        until = datetime.fromtimestamp(self.deadline / 1000, timezone.utc).isoformat() if self.deadline else None
+        return {"key": self.identity[0], "waiting_for": f"{self.verb} {self.about}".strip(), "until": until}
+
+    def value_of(self, step: Step) -> Any:
+        """What the recorded outcome means to the caller; raises a recorded failure."""
+        codec = self.attempt.codec
+        if step.ok:
+            return codec.decode(step.value, hint=PLAIN, **self.where)
+        error = codec.decode_failure(step.value, **self.where)
+        self.attempt.raised.append((error, self.identity))
+        raise error
+
+
+def recorded(attempt: Attempt, identity: Identity, verb: str) -> Step | None:
+    """The outcome of this wait, if it is over."""
+    step = attempt.journal.steps.get(identity)
+    if step is not None:
+        check_verb(attempt.namespace, step, verb)
+    return step
+
+
+def wait(wait: Wait) -> Any:
+    """Wait for one thing: returns what it came to, or raises Suspended."""
+    attempt, (key, sequence) = wait.attempt, wait.identity
+    step = recorded(attempt, (key, sequence), wait.verb)
+    if step is None:
+        wait_for([wait])
+        step = attempt.journal.steps[key, sequence]
+    return wait.value_of(step)
+
+
+def wait_for(waits: Sequence[Wait]) -> None:
+    """Until each has a recorded outcome. Raises Suspended where that takes long."""
+    going = list(waits)
+    while going:
+        attempt = going[0].attempt
+        attempt.before_effect()
+        inbox = attempt.read_inbox() if any(wait.reads_inbox for wait in going) else []
+        now = attempt.now_ms()
+        ended: list[tuple[Wait, Ended]] = []
+        for one in going:
+            free = [event for event in inbox if not any(event in end.taken for _, end in ended)]
+            end = one.look(now, free)
+            if end is not None:
+                ended.append((one, end))
+        if ended:
+            record(attempt, ended)
+        over = [one for one, _ in ended]
+        going = [one for one in going if one not in over]
+        if going:
+            _rest(attempt, going)
+
+
+def record(attempt: Attempt, ended: Sequence[tuple[Wait, Ended]]) -> None:
+    """Record what waits came to, and take their events out of the inbox, in one commit."""
+    entries = [("step", _step(wait, end)) for wait, end in ended]
+    names = [wait.name for wait, _ in ended if wait.reads_inbox]
+    taken = [event for _, end in ended for event in end.taken]
+    if not names:
+        attempt.append(entries)
+        return
+
+    def send(before: str, after: str, ids: list[str]) -> Append:
+        numbered = [(id, kind, data) for id, (kind, data) in zip(ids, entries, strict=True)]
+        return attempt.store.receive(before, after, numbered, ended=names, taken=[event.id for event in taken])
+
+    attempt.leaving(lambda: attempt.journal.write(send, entries))
+    attempt.inbox = [event for event in attempt.inbox if event not in taken]
+
+
+def _step(wait: Wait, end: Ended) -> bytes:
+    attempt = wait.attempt
+    try:
+        asked = attempt.codec.encode(wait.asked, where="input", hint=PLAIN, **wait.where) if attempt.record_input else None
+    except ResultError:  # too large: not stored
+        asked = None
+    took = attempt.clock() - wait.began
+    return fmt.pack_step(wait.identity, None, end.ok, end.value, asked, wait.began, took, wait.verb)
+
+
+def _rest(attempt: Attempt, going: Sequence[Wait]) -> None:
+    """Leave the worker; or stay, for a short rest in which nothing can come."""
+    wake = min(wait.wake for wait in going)
+    begun = [entry for wait in going if (entry := wait.entry()) is not None]
+    left = wake - attempt.now_ms()
+    inbox = any(wait.reads_inbox for wait in going)
+    if left <= _SHORT and not inbox and attempt.store.skipped_ms is None:
+        if begun:
+            attempt.append([("wait", entry) for entry in begun], record=False)
+            for wait in going:
+                wait.begun = attempt.journal.waits[wait.identity]
+        time.sleep(max(0, left) / 1000)
+        return
+    told = [wait.describe() for wait in going]
+    about = ", ".join(f"{one['waiting_for']} ({one['key']})" for one in told[:10])
+    awaits = [event for wait in going for event in wait.awaits()]
+    seen = attempt.inbox_seen if inbox else ""
+    info = {**min(told, key=lambda one: one["until"] or "9"), "waits": told} if len(told) > 1 else told[0]
+    attempt.suspend(about, wake, info, begun, awaits, seen)

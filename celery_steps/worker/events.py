@@ -1,0 +1,67 @@
+"""Sending events: to one namespace, to everyone who waits, and to the tasks that start on them."""
+
+from __future__ import annotations
+
+import logging
+from uuid import NAMESPACE_OID, uuid5
+
+from celery import Celery
+
+from celery_steps.engine.attempt import Emission
+from celery_steps.engine.event import encode_data, event_data, matches
+from celery_steps.errors import RunRefused
+from celery_steps.store.keys import RunId
+from celery_steps.worker import messages, runtime
+
+logger = logging.getLogger("celery_steps")
+
+
+def emit(app: Celery, emission: Emission) -> int:
+    """Send an event. Sent again with the same id it changes nothing.
+
+    Returns how many waits and tasks it reached. RunRefused: every run of that namespace is finished.
+    """
+    data = encode_data(runtime.of(app).codec, emission.event, emission.data, "the event's data")
+    if emission.to is not None:
+        return _to_namespace(app, emission, emission.to, data)
+    return _to_everyone(app, emission, data)
+
+
+def _to_namespace(app: Celery, emission: Emission, namespace: str, data: bytes) -> int:
+    store = runtime.of(app).store
+    delivered = store.deliver(namespace, emission.event, emission.id, data)
+    if delivered is None:
+        raise RunRefused(
+            f"The event {emission.event!r} was refused: every run of namespace {namespace!r} is finished, so nobody would take "
+            "it. Send it to another namespace, or start a run there first."
+        )
+    _publish(app, namespace, delivered.due)
+    return min(1, delivered.reached)  # the first that waits takes it
+
+
+def _to_everyone(app: Celery, emission: Emission, data: bytes) -> int:
+    parts, reached = runtime.of(app), 0
+    for page in parts.store.waiting(emission.event):
+        for waiter in page:
+            if not matches(event_data(parts.codec, emission.event, waiter.match), emission.data):
+                continue
+            id = f"{emission.id}/{waiter.run}/{waiter.wait}"
+            delivered = parts.store.deliver(waiter.namespace, emission.event, id, data, run=waiter.run, wait=waiter.wait)
+            if delivered is not None:
+                reached += 1
+                _publish(app, waiter.namespace, delivered.due)
+    return reached
+
+
+def _publish(app: Celery, namespace: str, due: list[RunId]) -> None:
+    """Runs that an event woke: whoever woke them publishes them."""
+    for run in due:
+        try:
+            messages.publish_if_due(app, runtime.of(app).store, namespace, run)
+        except Exception as error:  # the broker is away: the sweepers have the ticket
+            logger.warning("Run %s was woken and could not be published yet: %s", run, error)
+
+
+def triggered_id(event_id: str, task: str) -> str:
+    """The task id of what an event starts: the same however often it is sent."""
+    return str(uuid5(NAMESPACE_OID, f"{event_id}/{task}"))
