@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 import redis
@@ -52,6 +55,27 @@ def test_an_error_of_a_renewal_does_not_end_the_heartbeat(keep: Callable[[Heartb
     lease = Lease(error)
     keep(Heartbeat(0.03), lease)
     wait_until(lambda: lease.renewals > 2, timeout=5)
+
+
+def test_two_threads_that_hold_the_first_leases_at_once_both_keep_them(
+    keep: Callable[[Heartbeat, Lease], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both, pid = threading.Barrier(2), os.getpid()
+
+    def asked_together() -> int:
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.2)  # where only one may ask at a time, the other does not come
+        return pid
+
+    heartbeat, leases = Heartbeat(0.03), (Lease(), Lease())
+    with monkeypatch.context() as patch:
+        patch.setattr("celery_steps.worker.heartbeat.os.getpid", asked_together)
+        threads = [threading.Thread(target=keep, args=(heartbeat, lease)) for lease in leases]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    wait_until(lambda: all(lease.renewals for lease in leases), timeout=5)
 
 
 def test_a_lease_taken_while_the_heartbeat_goes_to_sleep_is_kept(

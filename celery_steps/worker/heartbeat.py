@@ -11,6 +11,10 @@ from celery_steps.engine.journal import JournalStore
 
 logger = logging.getLogger("celery_steps")
 
+#: Held while the thread is started: two threads of a pool may hold their first leases at once. Nobody forks meanwhile.
+_starting = threading.Lock()
+os.register_at_fork(before=_starting.acquire, after_in_parent=_starting.release, after_in_child=_starting.release)
+
 _LOST = 1 << 62  # newer than any fence: makes the attempt ask before its next handler
 
 
@@ -26,14 +30,15 @@ class Heartbeat:
 
     def hold(self, store: JournalStore, attempt: Attempt) -> None:
         """Keep this lease from now on."""
-        self._held[id(store)] = (store, attempt)
-        if self._pid != os.getpid():  # threads do not survive a fork, nor do the parent's leases concern the child
-            self._held = {id(store): (store, attempt)}
-            self._wake = threading.Event()
-            self._pid = os.getpid()
-            self._thread = threading.Thread(target=self._beat, name="celery-steps-heartbeat", daemon=True)
-            self._thread.start()
-        self._wake.set()
+        with _starting:
+            if self._pid != os.getpid():  # threads do not survive a fork, nor do the parent's leases concern the child
+                self._held = {}
+                self._wake = threading.Event()
+                self._pid = os.getpid()
+                self._thread = threading.Thread(target=self._beat, name="celery-steps-heartbeat", daemon=True)
+                self._thread.start()
+            self._held[id(store)] = (store, attempt)
+            self._wake.set()
 
     def drop(self, store: JournalStore) -> None:
         self._held.pop(id(store), None)
