@@ -12,7 +12,7 @@ from itertools import islice
 from celery import Celery
 
 from celery_steps.doctor import Finding, examine
-from celery_steps.engine.entries import read_finish
+from celery_steps.engine.entries import pack_control, read_finish
 from celery_steps.engine.history import DONE, FAILED, History
 from celery_steps.errors import JournalLost, RunRefused, StepsError
 from celery_steps.past import Record, Run, at, attempt_of, record_of, worker_of
@@ -20,7 +20,7 @@ from celery_steps.store.index import Index, Row
 from celery_steps.store.keys import FINAL, OPEN, RunId
 from celery_steps.store.replies import Entry
 from celery_steps.times import duration, moment
-from celery_steps.worker import runtime
+from celery_steps.worker import control, runtime
 from celery_steps.worker.sweeper import sweep
 
 __all__ = ["Finding", "Page", "Record", "Run", "Runs", "Stats"]
@@ -166,6 +166,29 @@ class Runs:
         self.app.loader.import_default_modules()  # routes may depend on the tasks
         return sweep(self.app).published
 
+    def cancel(self, name: str) -> None:
+        """Ask a run to end as cancelled: at once where it waits, after the handler in progress where it runs.
+
+        A task id that has not begun a step is cancelled when it comes to a worker, within steps_retention. Raises RunRefused for a finished run, and for a namespace with several open runs: it lists them.
+        """
+        if self._find(name)[1]:
+            control.cancel(self.app, *self._one(name))
+        else:
+            control.cancel_unknown(self.app, name)
+
+    def pause(self, name: str) -> None:
+        """Ask a run to start no further step until it is unpaused. Its sleeps and deadlines go on; events are kept.
+
+        Raises RunRefused for a finished run, and if there is none.
+        """
+        namespace, run = self._one(name)
+        control.ask(self.app, namespace, run, "pause", pack_control(str(run), "paused"))
+
+    def unpause(self, name: str) -> None:
+        """Let a paused run carry on. Raises RunRefused for one that is not paused, and if there is none."""
+        namespace, run = self._one(name)
+        control.ask(self.app, namespace, run, "unpause", pack_control(str(run), "unpaused"))
+
     def purge(
         self,
         *,
@@ -221,6 +244,17 @@ class Runs:
                 if head.get("status") in wanted and int(head["changed"]) <= until
             ]
         )
+
+    def _one(self, name: str) -> tuple[str, RunId]:
+        """The one run that a name means: the open one, where others of its namespace are finished."""
+        index = self._index
+        namespace, ids = self._find(name)
+        heads = index.heads([(namespace, id) for id in ids])
+        still = [id for id, head in zip(ids, heads, strict=True) if head.get("status") in OPEN] or ids
+        newest = max(still, key=lambda id: id.nesting, default=None)
+        if newest is None or any(other.id != newest.id for other in still):
+            raise RunRefused(self._several(index, namespace, still) if still else self._none(index, name))
+        return namespace, newest
 
     # -- parts ------------------------------------------------------------------------------------------------------
 

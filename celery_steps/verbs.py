@@ -134,6 +134,14 @@ class Step:
         """
         return _emit(active_attempt(), key, event, {} if data is _EMPTY else data, to, app)
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether a cancel of this run has been asked for, also inside a handler, which may end early then.
+
+        Known from the last commit, and from the heartbeat a third of a lease later at the latest. No command of its own.
+        """
+        return active_attempt().is_cancelled()
+
     def inspect(self, namespace: str | None = None) -> list[dict[str, Any]]:
         """The completed records of this run's namespace, or of another: no command for one's own, one round trip for another.
 

@@ -133,6 +133,22 @@ def purge(context: click.Context, as_json: bool, name: str | None, older_than: f
         output.count("purged", runs.purge(older_than=older_than, status=status or None, namespace=name))
 
 
+def _asks(what: str, help: str) -> None:
+    @steps.command(what, help=help)
+    @click.argument("name")
+    @_json
+    @click.pass_context
+    def command(context: click.Context, as_json: bool, name: str) -> None:
+        with _answering(context, as_json) as (runs, output):
+            getattr(runs, what)(name)
+            output.done(what, name)
+
+
+_asks("cancel", "End a run as cancelled: at once where it waits, after the handler in progress where it runs.")
+_asks("pause", "Let a run start no further step until it is unpaused.")
+_asks("unpause", "Let a paused run carry on.")
+
+
 @steps.command()
 @_json
 @click.pass_context

@@ -21,7 +21,8 @@ from celery_steps.times import spoken
 
 _STYLES = {
     "succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan", "suspended": "blue", "retrying": "magenta",
-    "held": "dim", "interrupted": "red", "ok": "green", "warning": "yellow", "error": "red", "corrupt": "red",
+    "held": "dim", "paused": "yellow", "in_doubt": "red",
+    "interrupted": "red", "ok": "green", "warning": "yellow", "error": "red", "corrupt": "red",
 }  # fmt: skip
 #: Characters of a value in a table; --json has it whole.
 _INPUT, _OUTCOME = 120, 300
@@ -115,6 +116,13 @@ class Output:
             self._document({what: count})
         else:
             self._line(f"{count:,} {'run' if count == 1 else 'runs'} {what}.")
+
+    def done(self, what: str, name: str) -> None:
+        """Something was asked of a run."""
+        if self._as_json:
+            self._document({"asked": what, "name": name})
+        else:
+            self._line(f"Asked {safe(name)} to {what}.")
 
     def error(self, text: str) -> None:
         lines = [safe(line) for line in text.splitlines()]

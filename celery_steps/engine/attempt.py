@@ -149,7 +149,7 @@ class Attempt:
         if journal.verdict:  # the main process ended before Celery had stored it
             self.ended = RunRefused(journal.verdict)
             raise self.ended
-        if journal.cancelled:
+        if journal.cancelled or claim.cancelled:
             raise RunCancelled
         if claim.crashes >= self.max_crashes:
             step = (
@@ -230,6 +230,8 @@ class Attempt:
         # Silence for half a lease, or a control entry that the heartbeat saw: ask.
         if time.monotonic() - self.heard > self.lease / 2 or self.newest_fence > self.journal.fence:
             self.leaving(self.renew)
+        if self.journal.paused:
+            self.suspend("unpause", fmt.NEVER, {"waiting_for": "unpause", "until": None}, status="paused")
 
     def renew(self) -> None:
         """Ask whether this attempt still owns its namespace, and meet what was asked of it from outside."""
@@ -251,6 +253,13 @@ class Attempt:
         self.newest_fence = max(self.newest_fence, fence)
         if fence == self.journal.fence:
             self.heard = time.monotonic()
+
+    def is_cancelled(self) -> bool:
+        """Whether a cancel has been asked for, as far as the last commit or the heartbeat knows."""
+        if self.newest_fence > self.journal.fence and self.owner:
+            self.leaving(self.journal.catch_up)
+            self.newest_fence = self.journal.fence
+        return self.journal.cancelled
 
     def clock(self) -> int:
         """Milliseconds since this attempt's fence."""
@@ -278,6 +287,7 @@ class Attempt:
         waits: Sequence[bytes] = (),
         awaits: Sequence[Await] = (),
         seen: str = "",
+        status: str = "suspended",
     ) -> None:
         """Leave the worker until `wake` (ms by the store's clock): raises Suspended.
 
@@ -290,7 +300,7 @@ class Attempt:
         def send(before: str, after: str, ids: list[str]) -> Append:
             numbered = [(id, kind, data) for id, (kind, data) in zip(ids, entries, strict=True)]
             delay = max(0, wake - self.now_ms())
-            return self.store.suspend(before, after, numbered, delay=delay, awaits=awaits, seen=seen)
+            return self.store.suspend(before, after, numbered, delay=delay, awaits=awaits, seen=seen, status=status)
 
         if self._leave(entries, send) is not Append.NEWS:
             self.ended = Suspended(f"The run waits for {about}.")

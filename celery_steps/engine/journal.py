@@ -53,6 +53,7 @@ class JournalStore(Protocol):
         delay: int,
         awaits: Sequence[Await] = (),
         seen: str = "",
+        status: str = "suspended",
     ) -> Append: ...
     def inbox(self, after: str) -> list[Event]: ...
     def receive(
@@ -89,6 +90,7 @@ class Journal:
         self.calls: dict[str, Call] = {}  # the first of each task
         self.finishes: dict[str, Finish] = {}  # by run
         self.cancelled = False
+        self.paused = False
         self.verdict = ""  # of the main process: why the run has failed
         self.epoch = 0  # how often `replace` began it anew
         self.length = 0
@@ -151,6 +153,11 @@ class Journal:
     def _cancel(self, entry: Entry) -> None:
         run, _ = fmt.read(entry)
         self.cancelled = self.cancelled or run == self.run
+
+    def _pause(self, entry: Entry) -> None:
+        run, _ = fmt.read(entry)
+        if run == self.run:
+            self.paused = entry.kind == "pause"
 
     def _verdict(self, entry: Entry) -> None:
         run, reason = fmt.read(entry)
@@ -307,5 +314,7 @@ _READERS: dict[str, Callable[[Journal, Entry], None]] = {
     "retry": Journal._retry,
     "finish": Journal._finish,
     "cancel": Journal._cancel,
+    "pause": Journal._pause,
+    "unpause": Journal._pause,
     "verdict": Journal._verdict,
 }

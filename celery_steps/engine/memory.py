@@ -82,6 +82,7 @@ class MemoryStore:
         delay: int,
         awaits: Sequence[Await] = (),
         seen: str = "",
+        status: str = "suspended",
     ) -> Append:
         """Nobody leaves: the time until then is skipped."""
         if delay >= NEVER // 2:

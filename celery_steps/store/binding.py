@@ -66,8 +66,13 @@ class Binding:
         if indexed:
             value = self.namespace.encode(errors="surrogatepass")
             commands.insert(0, ["SET", self.store.keys.index(self.run.id), value])
-        *_, claimed, page = self._client.exchange(*commands)
+        if not known_only and not expect:  # a run that has begun is cancelled by an entry
+            commands.insert(0, ["GET", self.store.keys.cancelled(self.run.id)])
+        replies = self._client.exchange(*commands)
+        claimed, page = replies[-2:]
         claim = _claim(claimed)
+        if not known_only and not expect and replies[0] is not None:
+            claim = claim._replace(cancelled=True)
         if indexed and claim.verdict in ("SETTLED", "LOST"):
             self._client.call("PEXPIRE", self.store.keys.index(self.run.id), self.store.retention_ms)
         return claim, (self._pages(page) if claim.verdict in ("OK", "FINISHED", "SETTLED") else [])
@@ -105,9 +110,10 @@ class Binding:
         delay: int,
         awaits: Sequence[Await] = (),
         seen: str = "",
+        status: str = "suspended",
     ) -> Append:
         """SUSPEND for `delay`, or until an awaited event comes; NEWS if the inbox holds something after `seen` ("": never)."""
-        arguments: list[str | bytes] = [before, after, str(delay), seen, str(len(awaits))]
+        arguments: list[str | bytes] = [before, after, str(delay), status, seen, str(len(awaits))]
         for event, wait, match in awaits:
             arguments += (encode(event), wait, match)
         for entry in entries:

@@ -8,7 +8,7 @@ from urllib.parse import quote, unquote
 from zlib import crc32
 
 FINAL = ("succeeded", "failed", "cancelled")
-OPEN = ("held", "running", "suspended", "retrying")
+OPEN = ("held", "running", "suspended", "retrying", "paused", "in_doubt")
 
 
 def encode(text: str) -> str:
@@ -106,6 +106,11 @@ class Keys:
         """Leads from a task id to its namespace, where that is not the id itself."""
         encoded = encode(task_id)
         return f"{self.tag(self._partition(encoded))}id:{encoded}"
+
+    def cancelled(self, task_id: str) -> str:
+        """The mark of a run that was cancelled before it began."""
+        encoded = encode(task_id)
+        return f"{self.tag(self._partition(encoded))}cancel:{encoded}"
 
     @property
     def meta(self) -> str:

@@ -27,6 +27,7 @@ class Claim(NamedTuple):
     crashes: int = 0
     attempts: int = 0
     detail: str = ""  # SETTLED: the state; FINISHED: the outcome's entry id
+    cancelled: bool = False  # before it began
     wait: int = 0  # SETTLING, EARLY, HELD (of a borrow): ms until it is worth looking again
 
 

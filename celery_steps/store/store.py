@@ -207,6 +207,10 @@ class Store:
         reply = self.client.run("control", keys.all, keys.prefix, keys.encoded, str(run), what, nonce, entry)
         return reply[0].decode(), reply[1].decode() if len(reply) > 1 else ""
 
+    def mark_cancelled(self, task_id: str) -> None:
+        """A run that has not begun: its first claim finds this mark."""
+        self.client.call("SET", self.keys.cancelled(task_id), "1", "PX", self.retention_ms)
+
     def deliver(
         self, namespace: str, event: str, event_id: str, data: bytes, *, run: RunId | None = None, wait: str = ""
     ) -> Delivered | None:

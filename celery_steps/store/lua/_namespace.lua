@@ -29,6 +29,10 @@ local function status(run, to)
   set(run .. ':status', to, run .. ':changed', text(now))
 end
 
+-- Neither held nor executed: its ticket or a control request brings it back.
+local WAITS = {suspended = true, retrying = true, paused = true, in_doubt = true}
+local NEVER = 9e15
+
 -- Strictly rising, even after a wipe or a clock step.
 local function next_fence()
   local last = redis.call('XREVRANGE', J, '+', '-', 'COUNT', '1')

@@ -53,7 +53,7 @@ if expect ~= '' and not (owner == token and get('owner_fence') == expect) then r
 if ARGV[10] == '1' and not known then return {'UNKNOWN'} end
 
 local wake = num(t .. ':wake')
-if (known == 'suspended' or known == 'retrying') and now < wake then return {'EARLY', text(wake - now)} end
+if known and WAITS[known] and now < wake then return {'EARLY', text(wake - now)} end
 
 -- The run that t replaces was killed between sending t and its own end: that one goes first, as its end empties the journal.
 local replaced = get('latest:' .. task_id)

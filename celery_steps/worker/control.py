@@ -1,0 +1,63 @@
+"""What is asked of a run from outside: an entry in its journal, which whoever executes it meets."""
+
+from __future__ import annotations
+
+import logging
+from uuid import uuid4
+
+from celery import Celery
+
+from celery_steps.engine.entries import pack_control
+from celery_steps.errors import JournalLost, RunRefused
+from celery_steps.store.keys import FINAL, RunId
+from celery_steps.store.store import Store
+from celery_steps.worker import messages, runtime
+
+logger = logging.getLogger("celery_steps")
+
+#: What can be done instead, by the status that was found.
+_INSTEAD = {
+    "suspended": "It waits already; to stop it, pause or cancel it.",
+    "retrying": "It waits for its retry; to stop it, pause or cancel it.",
+    "running": "Wait until it leaves its worker, or cancel it.",
+    "held": "It waits for another run of its namespace; it can be cancelled.",
+    "paused": "Unpause or cancel it.",
+    "in_doubt": "Resolve or cancel it.",
+}
+
+
+def ask(app: Celery, namespace: str, run: RunId, what: str, entry: bytes) -> None:
+    """Append a control entry to an open run; where it waits, it is published at once.
+
+    Raises RunRefused that names the status found and what can be done instead; JournalLost.
+    """
+    store = runtime.of(app).main_store
+    answer, detail = store.control(namespace, run, what=what, nonce=uuid4().hex, entry=entry)
+    if answer == "OK":
+        _publish(app, store, namespace, run)
+        return
+    where = f"Run {run.id} ({run.task}) in namespace {namespace!r}"
+    if answer == "LOST":
+        raise JournalLost(f"{where} has lost its journal: it fails at its next attempt.")
+    if answer == "UNKNOWN":
+        raise RunRefused(f"{where} is not known any more.")
+    instead = "It is finished." if detail in FINAL else _INSTEAD.get(detail, "")
+    raise RunRefused(f"{where} is {detail}, so it cannot be asked to {what}. {instead}".strip())
+
+
+def cancel(app: Celery, namespace: str, run: RunId, reason: str = "cancelled") -> None:
+    """Ask an open run to end as cancelled."""
+    ask(app, namespace, run, "cancel", pack_control(str(run), reason))
+
+
+def cancel_unknown(app: Celery, task_id: str) -> None:
+    """A task that has not begun a step: a mark for its first claim, and Celery's revoke for the workers that run now."""
+    runtime.of(app).main_store.mark_cancelled(task_id)
+    app.control.revoke(task_id)
+
+
+def _publish(app: Celery, store: Store, namespace: str, run: RunId) -> None:
+    try:
+        messages.publish_if_due(app, store, namespace, run)
+    except Exception as error:  # the broker is away: the sweepers have the ticket
+        logger.warning("Run %s is due and could not be published yet: %s", run, error)
