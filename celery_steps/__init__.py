@@ -4,16 +4,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from celery_steps.errors import (
+    InDoubt,
     InputMismatch,
     JournalLost,
     LeaseLost,
     NoActiveRun,
+    NotDone,
     ResultError,
     RunCancelled,
     RunRefused,
     SettingsError,
     StepFailed,
     StepsError,
+    StepTimeout,
     StoreUnavailable,
     TooManyCrashes,
 )
@@ -21,21 +24,25 @@ from celery_steps.errors import (
 if TYPE_CHECKING:
     from celery_steps.runs import Runs
     from celery_steps.task import DurableTask
-    from celery_steps.verbs import CurrentStep, current_step, step
+    from celery_steps.verbs import CurrentStep, RetryPolicy, current_step, step
 
 __all__ = [
     "CurrentStep",
     "DurableTask",
+    "InDoubt",
     "InputMismatch",
     "JournalLost",
     "LeaseLost",
     "NoActiveRun",
+    "NotDone",
     "ResultError",
+    "RetryPolicy",
     "RunCancelled",
     "RunRefused",
     "Runs",
     "SettingsError",
     "StepFailed",
+    "StepTimeout",
     "StepsError",
     "StoreUnavailable",
     "TooManyCrashes",
@@ -47,6 +54,7 @@ __all__ = [
 _HOMES = {
     "CurrentStep": "verbs",
     "DurableTask": "task",
+    "RetryPolicy": "verbs",
     "Runs": "runs",
     "current_step": "verbs",
     "step": "verbs",

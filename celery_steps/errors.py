@@ -26,6 +26,18 @@ class StepFailed(StepsError):
     """A step's recorded failure is of an exception class that is not there any more."""
 
 
+class StepTimeout(StepsError):
+    """A step's handler did not end within its timeout."""
+
+
+class InDoubt(StepsError):
+    """A step was begun at most once, and nobody knows what became of it."""
+
+
+class NotDone(StepsError):
+    """Raised by a `reconcile`: the step in doubt had no effect, its handler may run."""
+
+
 class ResultError(StepsError):
     """A value cannot be recorded, or a record cannot be read."""
 

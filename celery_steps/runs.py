@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import islice
+from typing import Any
 
 from celery import Celery
 
@@ -17,7 +18,7 @@ from celery_steps.engine.history import DONE, FAILED, History
 from celery_steps.errors import JournalLost, RunRefused, StepsError
 from celery_steps.past import Record, Run, at, attempt_of, record_of, worker_of
 from celery_steps.store.index import Index, Row
-from celery_steps.store.keys import FINAL, OPEN, RunId
+from celery_steps.store.keys import FINAL, OPEN, WAITING, RunId
 from celery_steps.store.replies import Entry
 from celery_steps.times import duration, moment
 from celery_steps.worker import control, runtime
@@ -25,6 +26,7 @@ from celery_steps.worker.sweeper import sweep
 
 __all__ = ["Finding", "Page", "Record", "Run", "Runs", "Stats"]
 
+_NOTHING: Any = object()
 _STATUSES = OPEN + FINAL
 _LARGEST_PAGE = 10_000
 _ENDLESS = 1 << 53  # ms; later than any time, and exact as a score
@@ -122,7 +124,7 @@ class Runs:
             run,
             history=tuple(attempt_of(attempt, running and attempt is past[-1]) for attempt in past),
             in_flight=past[-1].in_flight if past and run.status not in FINAL else None,
-            waiting=past[-1].about if past and run.status == "suspended" else "",
+            waiting=past[-1].about if past and run.status in WAITING else "",
         )
 
     def records(self, name: str, attempts: bool = False) -> builtins.list[Record]:
@@ -169,7 +171,8 @@ class Runs:
     def cancel(self, name: str) -> None:
         """Ask a run to end as cancelled: at once where it waits, after the handler in progress where it runs.
 
-        A task id that has not begun a step is cancelled when it comes to a worker, within steps_retention. Raises RunRefused for a finished run, and for a namespace with several open runs: it lists them.
+        A task id that has not begun a step is cancelled when it comes to a worker, within steps_retention. Raises RunRefused for
+        a finished run, and for a namespace with several open runs: it lists them.
         """
         if self._find(name)[1]:
             control.cancel(self.app, *self._one(name))
@@ -188,6 +191,32 @@ class Runs:
         """Let a paused run carry on. Raises RunRefused for one that is not paused, and if there is none."""
         namespace, run = self._one(name)
         control.ask(self.app, namespace, run, "unpause", pack_control(str(run), "unpaused"))
+
+    def resolve(
+        self,
+        name: str,
+        key: str | None = None,
+        *,
+        sequence: int = 1,
+        done: Any = _NOTHING,
+        failed: str | None = None,
+        rerun: bool = False,
+    ) -> None:
+        """Say what became of the step in doubt for which a run waits; it carries on at once.
+
+        Args:
+            key, sequence: the step, where several are in doubt.
+            done: it had its effect: this is its result.
+            failed: it failed: StepFailed with this text is raised in the body.
+            rerun: it had no effect: its handler is called again.
+
+        Raises RunRefused if the run or the step is not in doubt; StepsError unless exactly one of the three is given.
+        """
+        given = [how for how, said in (("done", done is not _NOTHING), ("failed", failed is not None), ("rerun", rerun)) if said]
+        if len(given) != 1:
+            raise StepsError("Say one of done=, failed= and rerun=True.")
+        namespace, run = self._one(name)
+        control.resolve(self.app, namespace, run, key, sequence, given[0], failed if given[0] == "failed" else done)
 
     def purge(
         self,

@@ -12,6 +12,7 @@ from celery_steps.engine.event import wait_for_event as _wait_for_event
 from celery_steps.engine.identity import NO_INPUT
 from celery_steps.engine.inspection import inspect_namespace
 from celery_steps.engine.once import CurrentStep, current_step, run_step
+from celery_steps.engine.retry import RetryPolicy
 from celery_steps.engine.sleep import sleep as _sleep
 from celery_steps.engine.sleep import sleep_until as _sleep_until
 from celery_steps.engine.waiting import wait
@@ -20,7 +21,7 @@ from celery_steps.errors import StepsError
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["CurrentStep", "Step", "current_step", "step"]
+__all__ = ["CurrentStep", "RetryPolicy", "Step", "current_step", "step"]
 
 I = TypeVar("I")  # noqa: E741
 R = TypeVar("R")
@@ -32,6 +33,10 @@ class RunOptions(TypedDict, total=False):
 
     namespace: str
     returns: Any
+    retry: int | RetryPolicy | None
+    timeout: float | timedelta | str | None
+    at_most_once: bool
+    reconcile: Callable[[Any, str], Any] | None
     record_input: bool
     on_input_change: Literal["raise", "warn"]
 
@@ -66,6 +71,12 @@ class Step:
                 its bound arguments as input.
             namespace: record this one step in another namespace's journal.
             returns: the class to rebuild the result as; by default the handler's return annotation.
+            retry: how often the step itself is tried again, or a RetryPolicy; counted over crashes, long pauses free the worker.
+                Exhausted, the last error is the outcome.
+            timeout: seconds, a timedelta or text: after that the handler is given up, not stopped, and StepTimeout raised.
+            at_most_once: an intent is recorded before the handler is called, so that no crash leads to a second call: the run
+                waits in doubt until somebody resolves it.
+            reconcile: asked instead, with the input and the idempotency key: returns the result, or raises NotDone.
             record_input: keep the input with the record (default: the setting steps_record_input).
             on_input_change: "raise", or "warn" to keep the recorded result.
 

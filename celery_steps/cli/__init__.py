@@ -5,6 +5,7 @@ Every `celery` process in the environment imports this module: so it imports not
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -147,6 +148,31 @@ def _asks(what: str, help: str) -> None:
 _asks("cancel", "End a run as cancelled: at once where it waits, after the handler in progress where it runs.")
 _asks("pause", "Let a run start no further step until it is unpaused.")
 _asks("unpause", "Let a paused run carry on.")
+
+
+@steps.command()
+@click.argument("name")
+@click.argument("key", required=False)
+@click.option("--sequence", type=click.IntRange(1), default=1, show_default=True, help="Which use of KEY.")
+@click.option("--done", metavar="JSON", help="It had its effect: this is its result.")
+@click.option("--failed", metavar="TEXT", help="It failed: this is raised.")
+@click.option("--rerun", is_flag=True, help="It had no effect: its handler is called again.")
+@_json
+@click.pass_context
+def resolve(
+    context: click.Context, /, as_json: bool, name: str, key: str | None, done: str | None, failed: str | None, **options: Any
+) -> None:
+    """Say what became of a step in doubt: KEY, where several are."""
+    if (done is not None) + (failed is not None) + options["rerun"] != 1:
+        raise click.UsageError("Say one of --done JSON, --failed TEXT and --rerun.")
+    if done is not None:
+        try:
+            options["done"] = json.loads(done)
+        except ValueError as error:
+            raise click.BadParameter(f"is no JSON: {error}", param_hint="--done") from None
+    with _answering(context, as_json) as (runs, output):
+        runs.resolve(name, key, failed=failed, **options)
+        output.done("resolve", name)
 
 
 @steps.command()

@@ -85,6 +85,7 @@ class Attempt:
     opened: Callable[[JournalStore], None] = lambda store: None
     closed: Callable[[JournalStore], None] = lambda store: None
     passing: tuple[type[BaseException], ...] = ()
+    interrupts: tuple[type[BaseException], ...] = ()  # what breaks into a handler from outside: Celery's soft time limit
     lease: float = 30.0
     max_crashes: int = 5
     record_input: bool = True
@@ -188,7 +189,7 @@ class Attempt:
         if not self.owner:
             self.open()
         if self.failure is not None:  # caught, as the body went on: this is the step's outcome
-            self._record_failure()
+            self.record_failure()
 
     def identify(self, verb: str, key: str) -> Identity:
         """Enter a verb that is no `run`: which use of its key this is."""
@@ -198,7 +199,7 @@ class Attempt:
         self.seen[place] = self.seen.get(place, 0) + 1
         return key, self.seen[place]
 
-    def _record_failure(self) -> None:
+    def record_failure(self) -> None:
         failure, self.failure = self.failure, None
         if failure is not None:
             failure.record()
@@ -232,6 +233,8 @@ class Attempt:
             self.leaving(self.renew)
         if self.journal.paused:
             self.suspend("unpause", fmt.NEVER, {"waiting_for": "unpause", "until": None}, status="paused")
+        if self.journal.handed_over:
+            self.suspend("another worker", 0, {"waiting_for": "another worker", "until": None})
 
     def renew(self) -> None:
         """Ask whether this attempt still owns its namespace, and meet what was asked of it from outside."""
@@ -284,18 +287,18 @@ class Attempt:
         about: str,
         wake: int,
         info: dict[str, Any],
-        waits: Sequence[bytes] = (),
+        begins: Sequence[tuple[str, bytes]] = (),
         awaits: Sequence[Await] = (),
         seen: str = "",
         status: str = "suspended",
     ) -> None:
         """Leave the worker until `wake` (ms by the store's clock): raises Suspended.
 
-        `about` and `info` say what is waited for. `waits` are packed entries of waits that begin; `awaits` their events, which
+        `about` and `info` say what is waited for. `begins` are the entries of what begins here; `awaits` their events, which
         may have come: if there is something in the inbox after `seen`, this returns and nothing is changed.
         """
         self.announce(info)
-        entries = [*(("wait", wait) for wait in waits), ("suspend", fmt.pack_suspend(self.run, about, wake))]
+        entries = [*begins, ("suspend", fmt.pack_suspend(self.run, about, wake))]
 
         def send(before: str, after: str, ids: list[str]) -> Append:
             numbered = [(id, kind, data) for id, (kind, data) in zip(ids, entries, strict=True)]
@@ -331,7 +334,7 @@ class Attempt:
         `whatever`: also if the run was cancelled meanwhile. Returns False if another attempt had finished the run before.
         """
         if outcome == "succeeded":
-            self._record_failure()
+            self.record_failure()
         entry = fmt.pack_finish(self.run, outcome, value)
 
         def send(before: str, after: str, ids: list[str]) -> Append:

@@ -98,6 +98,20 @@ def pack_start(identity: Identity) -> bytes:
     return pack([FORMAT, *identity])
 
 
+def pack_intent(identity: Identity, digest: bytes | None) -> bytes:
+    return pack([FORMAT, *identity, digest])
+
+
+def pack_tried(identity: Identity, due: int, failure: bytes) -> bytes:
+    """A failed try that is not the last; `due` is when the next one begins, in ms since 1970."""
+    return pack([FORMAT, *identity, due, failure])
+
+
+def pack_resolve(run: str, identity: Identity, how: str, value: bytes) -> bytes:
+    """`how` is done or failed, with the encoded result or failure, or rerun."""
+    return pack([FORMAT, run, *identity, how, value])
+
+
 def pack_retry(run: str, retries: int, reopened: list[Identity], failed: list[Identity]) -> bytes:
     return pack([FORMAT, run, retries, [list(i) for i in reopened], [list(i) for i in failed]])
 

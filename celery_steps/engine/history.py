@@ -93,10 +93,25 @@ class History:
             self._now.recorded += 1
 
     def _start(self, entry: Entry) -> None:
-        key, sequence = fmt.read(entry)
+        key, sequence, *_ = fmt.read(entry)
         self.steps.append(PastStep(entry.id, self._now, BEGUN, (key, sequence)))
         if self._now is not None:
             self._now.in_flight = (key, sequence)
+
+    def _tried(self, entry: Entry) -> None:
+        key, sequence, _, _ = fmt.read(entry)
+        self._close((key, sequence))
+        self.steps.append(PastStep(entry.id, self._now, RAISED, (key, sequence)))
+
+    def _resolve(self, entry: Entry) -> None:
+        _, key, sequence, how, value = fmt.read(entry)
+        if how == "rerun":
+            return
+        step = Step(entry.id, key, sequence, None, how == "done", value, None, 0, 0)
+        seen = PastStep(entry.id, self._now, DONE if step.ok else FAILED, (key, sequence), step)
+        self.steps = [past for past in self.steps if past.status != BEGUN or past.identity != (key, sequence)]
+        self.steps.append(seen)
+        self._standing.setdefault((key, sequence), seen)
 
     def _close(self, identity: Identity) -> None:
         """The step that was begun last has an outcome: one line for both."""
@@ -139,6 +154,9 @@ _READERS: dict[str, Callable[[History, Entry], None]] = {
     "borrow": History._attempt,
     "step": History._step,
     "start": History._start,
+    "intent": History._start,
+    "tried": History._tried,
+    "resolve": History._resolve,
     "retry": History._retry,
     "suspend": History._suspend,
     "finish": History._finish,

@@ -86,11 +86,15 @@ class Journal:
         self.steps: dict[Identity, Step] = {}
         self.started: Counter[Identity] = Counter()  # begun or failed without a recorded outcome
         self.waits: dict[Identity, Wait] = {}  # begun; what they came to is in `steps`
+        self.intents: dict[Identity, bytes | None] = {}  # begun at most once, with the digest of its input; no outcome yet
+        self.spent: dict[Identity, int] = {}  # tries before the last reopening
+        self.due: dict[Identity, int] = {}  # when the next try begins, ms since 1970
         self.in_flight: Identity | None = None  # begun in the newest attempt that recorded what it began
         self.calls: dict[str, Call] = {}  # the first of each task
         self.finishes: dict[str, Finish] = {}  # by run
         self.cancelled = False
         self.paused = False
+        self.handed_over = False  # the worker of the newest attempt shuts down
         self.verdict = ""  # of the main process: why the run has failed
         self.epoch = 0  # how often `replace` began it anew
         self.length = 0
@@ -120,6 +124,8 @@ class Journal:
     def _step(self, entry: Entry) -> None:
         step = fmt.read_step(entry)
         self.steps.setdefault((step.key, step.sequence), step)
+        if self.intents:
+            self.intents.pop((step.key, step.sequence), None)
 
     def _wait(self, entry: Entry) -> None:
         wait = fmt.read_wait(entry)
@@ -130,14 +136,34 @@ class Journal:
         self.started[key, sequence] += 1
         self.in_flight = (key, sequence)
 
+    def _intent(self, entry: Entry) -> None:
+        key, sequence, digest = fmt.read(entry)
+        self.intents[key, sequence] = digest
+        self.started[key, sequence] += 1
+        self.in_flight = (key, sequence)
+
+    def _tried(self, entry: Entry) -> None:
+        key, sequence, due, _ = fmt.read(entry)
+        self.due[key, sequence] = due
+
+    def _resolve(self, entry: Entry) -> None:
+        run, key, sequence, how, value = fmt.read(entry)
+        if run != self.run or (key, sequence) not in self.intents:
+            return
+        digest = self.intents.pop((key, sequence))
+        if how != "rerun":
+            self.steps.setdefault((key, sequence), Step(entry.id, key, sequence, digest, how == "done", value, None, 0, 0))
+
     def _call(self, entry: Entry) -> None:
         call = fmt.read_call(entry)
+        self.handed_over = False
         self.calls.setdefault(call.task, call)
 
     def _retry(self, entry: Entry) -> None:
         _, _, reopened, failed = fmt.read(entry)
         for key, sequence in reopened:
             self.steps.pop((key, sequence), None)
+            self.spent[key, sequence] = self.started[key, sequence]
             if self.waits.pop((key, sequence), None) is not None:
                 self.started[key, sequence] += 1
         self.started.update((key, sequence) for key, sequence in failed)
@@ -146,7 +172,7 @@ class Journal:
         finish = fmt.read_finish(entry)
         self.finishes[finish.run] = finish
         if finish.outcome == "replaced":  # what takes its place starts with an empty journal
-            for known in (self.steps, self.waits, self.started, self.calls):
+            for known in (self.steps, self.waits, self.intents, self.spent, self.due, self.started, self.calls):
                 known.clear()
             self.epoch += 1
 
@@ -158,6 +184,10 @@ class Journal:
         run, _ = fmt.read(entry)
         if run == self.run:
             self.paused = entry.kind == "pause"
+
+    def _handover(self, entry: Entry) -> None:
+        run, _ = fmt.read(entry)
+        self.handed_over = self.handed_over or run == self.run
 
     def _verdict(self, entry: Entry) -> None:
         run, reason = fmt.read(entry)
@@ -310,11 +340,15 @@ _READERS: dict[str, Callable[[Journal, Entry], None]] = {
     "step": Journal._step,
     "wait": Journal._wait,
     "start": Journal._start,
+    "intent": Journal._intent,
+    "tried": Journal._tried,
+    "resolve": Journal._resolve,
     "attempt": Journal._call,
     "retry": Journal._retry,
     "finish": Journal._finish,
     "cancel": Journal._cancel,
     "pause": Journal._pause,
     "unpause": Journal._pause,
+    "handover": Journal._handover,
     "verdict": Journal._verdict,
 }

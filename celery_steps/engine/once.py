@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import inspect
 import logging
+import time
 import typing
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from functools import lru_cache, partial
 from typing import Any
 
 from celery_steps.codec import PLAIN, input_digest
 from celery_steps.engine import entries as fmt
+from celery_steps.engine.at_most_once import Known, check_at_most_once, doubt, intend
 from celery_steps.engine.attempt import Attempt, Failure
 from celery_steps.engine.borrow import borrowed
 from celery_steps.engine.entries import Identity, Step
 from celery_steps.engine.identity import NO_INPUT, bind, check_key, check_namespace, check_options, idempotency_key
 from celery_steps.engine.journal import Journal
 from celery_steps.engine.loops import wait_for
-from celery_steps.errors import InputMismatch, NoActiveRun, ResultError, StepsError
+from celery_steps.engine.retry import RetryPolicy
+from celery_steps.engine.timeout import within
+from celery_steps.errors import InputMismatch, NoActiveRun, ResultError, StepsError, StepTimeout
+from celery_steps.times import duration
+
+Append = Callable[[Sequence[tuple[str, bytes]]], None]
 
 logger = logging.getLogger("celery_steps")
 
-OPTIONS = ("namespace", "returns", "record_input", "on_input_change")
+OPTIONS = ("namespace", "retry", "timeout", "at_most_once", "reconcile", "returns", "record_input", "on_input_change")
+#: Rests as short as this, in ms, stay in the worker.
+_SHORT = 1000
 _ATOMS = frozenset({type(None), bool, int, float, str, bytes})
 
 
@@ -83,7 +93,7 @@ def run_step(attempt: Attempt, key: str, input: Any, handler: Any, options: dict
     if type(key) is not str or not key or key.isspace():
         check_key(key)
     if options:
-        _check(options)
+        _check(key, options)
     gets_input, given = bind(key, input, handler)
     digest = None if given is NO_INPUT or verb != "run" else input_digest(given)
     attempt.enter(verb)
@@ -109,8 +119,15 @@ def run_step(attempt: Attempt, key: str, input: Any, handler: Any, options: dict
     return _execute(call, attempt.journal, attempt.append)
 
 
-def _check(options: dict[str, Any]) -> None:
+def _check(key: str, options: dict[str, Any]) -> None:
     check_options(options, OPTIONS)
+    check_at_most_once(key, options)
+    if options.get("retry") is not None:
+        RetryPolicy.of(options["retry"])
+        if options.get("namespace") is not None:
+            raise StepsError(f"step.run({key!r}): retry= works in the run's own namespace only, not with namespace=.")
+    if options.get("timeout") is not None and duration(options["timeout"], f"step.run({key!r})'s timeout") <= 0:
+        raise StepsError(f"step.run({key!r})'s timeout must be more than 0.")
     if "namespace" in options:
         check_namespace(options["namespace"], "step.run's namespace")
     if options.get("on_input_change", "raise") not in ("raise", "warn"):
@@ -129,7 +146,8 @@ def _replay(call: _Call, step: Step) -> Any:
         key, sequence = call.identity
         return codec.decode(step.value, hint=call.hint, namespace=call.namespace, key=key, sequence=sequence)
     error = codec.decode_failure(step.value, **call.where)
-    call.attempt.raised.append((error, call.identity))
+    if not call.options.get("at_most_once"):
+        call.attempt.raised.append((error, call.identity))
     raise error
 
 
@@ -172,36 +190,118 @@ def _differences(old: Any, new: Any, path: str) -> list[str]:
 # -- execution ----------------------------------------------------------------------------------------------------------
 
 
-def _execute(call: _Call, journal: Journal, append: Callable[[Sequence[tuple[str, bytes]]], None]) -> Any:
-    attempt, hint = call.attempt, call.hint
+def _execute(call: _Call, journal: Journal, append: Append) -> Any:
+    """Call the handler until the step has an outcome, which is recorded. Suspends between tries that are far apart."""
+    while True:
+        _rest_until(call, journal.due.get(call.identity, 0))
+        done = _try(call, journal, append)
+        if done is not None:
+            return done.value
+
+
+def _try(call: _Call, journal: Journal, append: Append) -> Known | None:
+    """One call of the handler. None: it failed, and is tried again."""
+    attempt, options, hint = call.attempt, call.options, call.hint
     attempt.before_effect()
-    if attempt.records_starts:  # after a crash the next attempt records what it begins: so the poison step has a name
-        attempt.append([("start", fmt.pack_start(call.identity))], record=False)
+    number = _begin(call, journal)
+    known = _intended(call, journal, number) if options.get("at_most_once") else None
     began = attempt.clock()
-    where = call.where
-    key, sequence = call.identity
-    tries = attempt.journal.started[call.identity] + (0 if attempt.records_starts else 1)
-    step = CurrentStep(key, sequence, call.namespace, tries, idempotency_key(call.namespace, call.identity, journal.epoch))
-    token = _current_step.set(step)
-    attempt.in_handler = True
     try:
-        value = call.handler(call.input) if call.gets_input else call.handler()
-        if inspect.isawaitable(value):
-            value = wait_for(value)
-        encoded = attempt.codec.encode(value, where="result", hint=hint, **where)
+        value = _called(call, journal, number) if known is None else known.value
+        encoded = attempt.codec.encode(value, where="result", hint=hint, **call.where)
     except attempt.passing:
         raise
     except Exception as error:
+        if _retried(call, journal, number, error):
+            return None
         attempt.failure = _failure(call, error, began)
+        if options.get("retry") is not None or options.get("at_most_once"):
+            _final(call, error)
         raise
-    finally:
-        attempt.in_handler = False
-        _current_step.reset(token)
     took = attempt.clock() - began
     record = fmt.pack_step(call.identity, call.digest, True, encoded, _input(call), began, took, call.verb)
     append([("step", record)])
     # What the first call returns and what a replay returns are the same: the decoded record.
-    return value if type(value) in _ATOMS else attempt.codec.decode(encoded, hint=hint, **where)
+    return Known(value if type(value) in _ATOMS else attempt.codec.decode(encoded, hint=hint, **call.where))
+
+
+def _begin(call: _Call, journal: Journal) -> int:
+    """The number of this try. It is recorded where it must be known after a crash."""
+    attempt, identity = call.attempt, call.identity
+    # After a crash the next attempt records what it begins: so the poison step has a name.
+    recorded = attempt.records_starts or call.options.get("retry") is not None
+    if recorded and not call.options.get("at_most_once"):
+        attempt.append([("start", fmt.pack_start(identity))], record=False)
+        return attempt.journal.started[identity]
+    return attempt.journal.started[identity] + 1
+
+
+def _called(call: _Call, journal: Journal, number: int) -> Any:
+    attempt, (key, sequence) = call.attempt, call.identity
+    step = CurrentStep(key, sequence, call.namespace, number, idempotency_key(call.namespace, call.identity, journal.epoch))
+    token = _current_step.set(step)
+    attempt.in_handler = True
+    try:
+        handler = partial(call.handler, call.input) if call.gets_input else call.handler
+        timeout = call.options.get("timeout")
+        if timeout is not None:
+            return within(duration(timeout, "timeout"), key, handler)
+        value = handler()
+        return wait_for(value) if inspect.isawaitable(value) else value
+    finally:
+        attempt.in_handler = False
+        _current_step.reset(token)
+
+
+def _intended(call: _Call, journal: Journal, number: int) -> Known | None:
+    reconcile = call.options.get("reconcile")
+    input = None if call.input is NO_INPUT else call.input
+    key = idempotency_key(call.namespace, call.identity, journal.epoch)
+    return intend(call.attempt, call.identity, call.digest, None if reconcile is None else lambda: reconcile(input, key))
+
+
+def _retried(call: _Call, journal: Journal, number: int, error: Exception) -> bool:
+    """Whether a failed try is followed by another, which is recorded with its time."""
+    if call.options.get("retry") is None:
+        return False
+    attempt = call.attempt
+    pause = RetryPolicy.of(call.options["retry"]).pause(number - journal.spent.get(call.identity, 0), error)
+    if pause is None:
+        return False
+    due = attempt.now_ms() + int(pause * 1000)
+    tried = ("tried", fmt.pack_tried(call.identity, due, attempt.codec.encode_failure(error, **call.where)))
+    if pause * 1000 <= _SHORT:
+        attempt.append([tried], record=False)
+    else:
+        _leave_until(call, due, [tried])
+    return True
+
+
+def _rest_until(call: _Call, due: int) -> None:
+    """The pause before the next try goes on: in the worker where it is short."""
+    left = due - call.attempt.now_ms() if due else 0
+    if left > _SHORT:
+        _leave_until(call, due, [])
+    if left > 0 and call.attempt.store.skipped_ms is None:
+        time.sleep(left / 1000)
+
+
+def _leave_until(call: _Call, due: int, begins: list[tuple[str, bytes]]) -> None:
+    key, sequence = call.identity
+    until = datetime.fromtimestamp(due / 1000, timezone.utc).isoformat()
+    info = {"key": key, "sequence": sequence, "waiting_for": "retry", "until": until}
+    call.attempt.suspend(f"retry of {key!r} (occurrence {sequence})", due, info, begins)
+
+
+def _final(call: _Call, error: Exception) -> None:
+    """No try is left: what the last one raised is the outcome. Of at_most_once it stands, whatever Celery retries."""
+    attempt = call.attempt
+    if call.options.get("at_most_once") and isinstance(error, (StepTimeout, *attempt.interrupts)):
+        attempt.failure = None  # it may have had its effect all the same
+        doubt(attempt, call.identity)
+    attempt.record_failure()
+    if call.options.get("at_most_once"):
+        attempt.raised = [pair for pair in attempt.raised if pair[0] is not error]
 
 
 def _failure(call: _Call, error: Exception, began: int) -> Failure:

@@ -162,12 +162,12 @@ def _step(wait: Wait, end: Ended) -> bytes:
 def _rest(attempt: Attempt, going: Sequence[Wait]) -> None:
     """Leave the worker; or stay, for a short rest in which nothing can come."""
     wake = min(wait.wake for wait in going)
-    begun = [entry for wait in going if (entry := wait.entry()) is not None]
+    begun = [("wait", entry) for wait in going if (entry := wait.entry()) is not None]
     left = wake - attempt.now_ms()
     inbox = any(wait.reads_inbox for wait in going)
     if left <= _SHORT and not inbox and attempt.store.skipped_ms is None:
         if begun:
-            attempt.append([("wait", entry) for entry in begun], record=False)
+            attempt.append(begun, record=False)
             for wait in going:
                 wait.begun = attempt.journal.waits[wait.identity]
         time.sleep(max(0, left) / 1000)

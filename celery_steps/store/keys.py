@@ -8,6 +8,8 @@ from urllib.parse import quote, unquote
 from zlib import crc32
 
 FINAL = ("succeeded", "failed", "cancelled")
+#: It has left its worker and said for what.
+WAITING = ("suspended", "paused", "in_doubt")
 OPEN = ("held", "running", "suspended", "retrying", "paused", "in_doubt")
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 from uuid import uuid4
 
 from celery import Celery
 
-from celery_steps.engine.entries import pack_control
-from celery_steps.errors import JournalLost, RunRefused
+from celery_steps.codec import PLAIN
+from celery_steps.engine.entries import Identity, pack_control, pack_resolve
+from celery_steps.engine.journal import Journal
+from celery_steps.errors import JournalLost, RunRefused, StepFailed
 from celery_steps.store.keys import FINAL, RunId
 from celery_steps.store.store import Store
 from celery_steps.worker import messages, runtime
@@ -48,6 +51,40 @@ def ask(app: Celery, namespace: str, run: RunId, what: str, entry: bytes) -> Non
 def cancel(app: Celery, namespace: str, run: RunId, reason: str = "cancelled") -> None:
     """Ask an open run to end as cancelled."""
     ask(app, namespace, run, "cancel", pack_control(str(run), reason))
+
+
+def resolve(app: Celery, namespace: str, run: RunId, key: str | None, sequence: int, how: str, value: Any) -> None:
+    """Say what became of a step in doubt: done with a result, failed with a text, or rerun.
+
+    Raises RunRefused if it is not in doubt.
+    """
+    identity = _in_doubt(app, namespace, run, key, sequence)
+    codec = runtime.of(app).codec
+    where: dict[str, Any] = {"namespace": namespace, "key": identity[0], "sequence": identity[1]}
+    data = b""
+    if how == "done":
+        data = codec.encode(value, where="done", hint=PLAIN, **where)
+    elif how == "failed":
+        data = codec.encode_failure(StepFailed(value), **where)
+    ask(app, namespace, run, "resolve", pack_resolve(str(run), identity, how, data))
+
+
+def _in_doubt(app: Celery, namespace: str, run: RunId, key: str | None, sequence: int) -> Identity:
+    store = runtime.of(app).main_store
+    journal = Journal(store.bind(namespace, run, "", app.main or ""), str(run))
+    journal.absorb(list(store.entries(namespace)))
+    doubts = list(journal.intents)
+    named = ", ".join(f"{key!r} (occurrence {sequence})" for key, sequence in doubts) or "none"
+    found = [doubt for doubt in doubts if key is None or doubt == (key, sequence)]
+    if store.status(namespace, run) != "in_doubt" or not found:
+        asked = "nothing" if key is None else f"{key!r} (occurrence {sequence})"
+        raise RunRefused(
+            f"Run {run.id} ({run.task}) in namespace {namespace!r} is {store.status(namespace, run)}; steps in doubt: {named}. "
+            f"There is nothing to resolve{'' if key is None else f' about {asked}'}."
+        )
+    if len(found) > 1:
+        raise RunRefused(f"Run {run.id} has several steps in doubt: {named}. Name one by its key.")
+    return found[0]
 
 
 def cancel_unknown(app: Celery, task_id: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from celery import signals, states
 from celery.app.task import Context, Task
-from celery.exceptions import Ignore, Reject, Retry
+from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from celery.utils.time import maybe_iso8601
 
 from celery_steps.codec import Codec, input_digest
@@ -86,6 +86,7 @@ class Delivery:
             opened=self._hold,
             closed=heartbeat.drop,
             passing=(Retry, Ignore, Reject),
+            interrupts=(SoftTimeLimitExceeded,),
             lease=settings.lease_ttl,
             max_crashes=settings.max_crashes,
             record_input=settings.record_input,

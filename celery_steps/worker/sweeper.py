@@ -17,7 +17,7 @@ from celery_steps.errors import SettingsError, StepsError, StoreUnavailable
 from celery_steps.store.client import address_of
 from celery_steps.store.keys import RunId
 from celery_steps.worker import messages, runtime
-from celery_steps.worker.verdicts import give_back
+from celery_steps.worker.verdicts import give_back, hand_over
 
 logger = logging.getLogger("celery_steps")
 
@@ -95,7 +95,9 @@ class Sweeper(bootsteps.StartStopStep):  # type: ignore[misc]
         self._thread.start()
 
     def stop(self, worker: Any) -> None:
+        """A warm shutdown: this comes before the pool waits for its tasks."""
         self._stopped.set()
+        hand_over()
 
     def terminate(self, worker: Any) -> None:
         """A cold shutdown: this comes before the pool ends its children."""

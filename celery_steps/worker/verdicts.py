@@ -211,6 +211,17 @@ class Request(CeleryRequest):  # type: ignore[misc]
             logger.error("%s[%s]: its lease must run out: %s", self.name, self.id, error)
         self._announce_cancelled(**options)
 
+    def hand_over(self) -> None:
+        """The worker waits for its tasks and ends: this one leaves it at its next step boundary."""
+        run = self._run()
+        if run is None or not self.time_start:
+            return
+        entry = pack_control(str(run.id), "warm shutdown")
+        try:
+            run.parts.main_store.control(run.namespace, run.id, what="handover", nonce=uuid4().hex, entry=entry)
+        except StepsError as error:
+            logger.warning("%s[%s] is not handed over, this worker waits for its end: %s", self.name, self.id, error)
+
     def give_back(self, pool: Any) -> None:
         """The worker ends now and takes its children along: free what this one holds."""
         if self._child() is not None and not self._already_cancelled and not self._already_revoked:
@@ -307,6 +318,13 @@ def give_back(pool: Any) -> None:
     for request in tuple(state.active_requests):
         if isinstance(request, Request):
             request.give_back(pool)
+
+
+def hand_over() -> None:
+    """A warm shutdown, before the pool waits for its tasks: other workers carry on with what they have left."""
+    for request in tuple(state.active_requests):
+        if isinstance(request, Request):
+            request.hand_over()
 
 
 def _shutting_down() -> bool:

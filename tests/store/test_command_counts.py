@@ -72,7 +72,7 @@ def taken(store: Store) -> list[list[str]]:
 def test_claim_and_journal_are_one_round_trip_and_a_fresh_step_is_one_command(store: Store) -> None:
     first = attempt(store)
     step.run("a", 1, lambda value: value)
-    assert taken(store) == [["claim", "XRANGE"], ["commit"]]
+    assert taken(store) == [["GET", "claim", "XRANGE"], ["commit"]]
     step.run("b", 2, lambda value: value)
     assert taken(store) == [["commit"]]
     first.store.release(0)
@@ -88,7 +88,7 @@ def test_a_replayed_step_costs_no_command(store: Store) -> None:
     attempt(store)
     for number in range(100):
         step.run("k", number, lambda value: value)
-    assert taken(store) == [["claim", "XRANGE"]]
+    assert taken(store) == [["GET", "claim", "XRANGE"]]
 
 
 def test_finish_and_settle_are_one_command_each(store: Store) -> None:
@@ -112,7 +112,7 @@ def test_a_failure_is_finished_and_settled_in_one_round_trip(store: Store) -> No
 def test_a_namespace_that_is_not_the_task_id_is_indexed_in_the_same_round_trip(store: Store) -> None:
     attempt(store, "order-42")
     step.run("a", lambda: 1)
-    assert taken(store) == [["SET", "claim", "XRANGE"], ["commit"]]
+    assert taken(store) == [["GET", "SET", "claim", "XRANGE"], ["commit"]]
 
 
 def test_a_task_without_a_step_sends_nothing(store: Store) -> None:

@@ -27,6 +27,24 @@ def test_a_warm_shutdown_waits_for_the_task(make_stage: Callable[..., Stage]) ->
     assert [stage.did(result).count(what) for what in ("one", "two", "three")] == [1, 1, 1]
 
 
+def test_at_a_warm_shutdown_a_run_leaves_at_its_next_step_boundary(make_stage: Callable[..., Stage]) -> None:
+    stage = make_stage(steps_lease_ttl=600)
+    worker = stage.start()
+    result = stage.send("three", "two")
+    stage.wait_for(result, "two")
+    worker.send(signal.SIGTERM)
+    wait_until(lambda: "control" in stage.fields(result), 20, worker.text)
+    stage.open_gate(result)
+    wait_until(worker.has_ended, 20)
+    assert [stage.did(result).count(what) for what in ("one", "two", "three")] == [1, 1, 0], "the handler ended, no other began"
+    stage.start()
+    assert stage.get(result) == ["one", "two", "three"]
+    assert [stage.did(result).count(what) for what in ("one", "two", "three")] == [1, 1, 1]
+    stage.wait_until_settled(result, "succeeded")
+    assert stage.fields(result).get("crashes", "0") == "0"
+    assert stage.fields(result)["attempts"] == "2"
+
+
 def _assert_carried_on_elsewhere(stage: Stage, result: AsyncResult) -> None:
     """The first worker has ended with the task in its second step; a new one carries on long before any lease ends."""
     (worker,) = stage.workers

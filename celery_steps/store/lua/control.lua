@@ -1,15 +1,18 @@
 -- CONTROL: ask something of a run from outside, whoever owns it: an entry with a new fence. The owner stays, and meets it at its next commit.
 -- KEYS  of the namespace
--- ARGV  prefix, namespace, t, 4 what (cancel, pause, unpause, resolve), 5 nonce, 6 packed entry
+-- ARGV  prefix, namespace, t, 4 what (cancel, pause, unpause, resolve, handover), 5 nonce, 6 packed entry
 -- Returns {'OK', due} (due = '1': its ticket is due now), {'REFUSED', status} not in this status, {'UNKNOWN'}, {'LOST'}
 local what, known = ARGV[4], get(t .. ':status')
 if get(t .. ':outcome') then return {'REFUSED', known} end
 if not known then return {'UNKNOWN'} end
 if redis.call('EXISTS', J) == 0 then return get('tip') and {'LOST'} or {'UNKNOWN'} end
+local REFUSED = {
+  unpause = {suspended = true, retrying = true, in_doubt = true},
+  resolve = {running = true, held = true, suspended = true, retrying = true, paused = true},
+  handover = {held = true, suspended = true, retrying = true, paused = true, in_doubt = true},
+}
 local again = get(t .. ':control') == ARGV[5]
-if not again and (what == 'unpause' and (known == 'suspended' or known == 'retrying' or known == 'in_doubt') or what == 'resolve' and known ~= 'in_doubt') then
-  return {'REFUSED', known}
-end
+if not again and REFUSED[what] and REFUSED[what][known] then return {'REFUSED', known} end
 local due = WAITS[known] and what ~= 'pause'
 if not again then
   fenced(what, ARGV[6], ARGV[5])
