@@ -81,6 +81,10 @@ class RunCancelled(AttemptEnded):
     """The run was cancelled."""
 
 
+class RollingBack(AttemptEnded):
+    """The run is over: what it executed is being undone, and nothing new begins."""
+
+
 class LeaseLost(AttemptEnded):
     """Another attempt owns the namespace now: this one records nothing more."""
 

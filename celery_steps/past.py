@@ -55,6 +55,7 @@ class Run:
     history: tuple[RunAttempt, ...] = ()
     in_flight: tuple[str, int] | None = None  # the step that was begun last, where that is recorded: after a crash
     waiting: str = ""  # suspended: for what
+    to_undo: tuple[tuple[str, int], ...] = ()  # (key, occurrence) of a run that is, or was, rolled back; newest first
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from typing import Any
 from celery import Celery
 
 from celery_steps.doctor import Finding, examine
-from celery_steps.engine.entries import pack_control, read_finish
+from celery_steps.engine.entries import Identity, pack_control, read_finish
 from celery_steps.engine.history import DONE, FAILED, History
+from celery_steps.engine.journal import Journal
 from celery_steps.errors import JournalLost, RunRefused, StepsError
 from celery_steps.past import Record, Run, at, attempt_of, record_of, worker_of
 from celery_steps.store.index import Index, Row
@@ -124,6 +125,7 @@ class Runs:
             run,
             history=tuple(attempt_of(attempt, running and attempt is past[-1]) for attempt in past),
             in_flight=past[-1].in_flight if past and run.status not in FINAL else None,
+            to_undo=self._to_undo(namespace, id) if run.status in ("rolling_back", "failed", "cancelled") else (),
             waiting=past[-1].about if past and run.status in WAITING else "",
         )
 
@@ -284,6 +286,15 @@ class Runs:
         if newest is None or any(other.id != newest.id for other in still):
             raise RunRefused(self._several(index, namespace, still) if still else self._none(index, name))
         return namespace, newest
+
+    def _to_undo(self, namespace: str, run: RunId) -> tuple[Identity, ...]:
+        journal = Journal(runtime.of(self.app).main_store.bind(namespace, run, "", ""), str(run))
+        try:
+            journal.absorb(builtins.list(self._entries(namespace)))
+        except StepsError:  # corrupt: its records say so
+            return ()
+        left = [step for step in reversed(journal.undoable) if step not in journal.undone]
+        return tuple(left) if journal.rollback is not None else ()
 
     # -- parts ------------------------------------------------------------------------------------------------------
 

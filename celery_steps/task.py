@@ -15,6 +15,7 @@ from celery import signals
 from celery.app.task import Context, Task
 from celery.exceptions import Ignore, Reject, Retry
 
+from celery_steps.engine import rollback
 from celery_steps.engine.attempt import Attempt, current
 from celery_steps.engine.identity import check_namespace
 from celery_steps.engine.memory import MemoryStore, deliver
@@ -269,6 +270,11 @@ def _execute_in_memory(
         if attempt.owner:
             attempt.retry(0, request.retries + 1, b"", retry)
             _eager[run_id] = store
+        raise
+    except Exception:
+        if attempt.journal.undoable:
+            rollback.begin(attempt, "failed", b"")
+            rollback.undo(attempt)
         raise
     finally:
         attempt.active = False

@@ -37,6 +37,7 @@ class RunOptions(TypedDict, total=False):
     timeout: float | timedelta | str | None
     at_most_once: bool
     reconcile: Callable[[Any, str], Any] | None
+    rollback: Callable[[Any], Any] | None
     record_input: bool
     on_input_change: Literal["raise", "warn"]
 
@@ -77,6 +78,7 @@ class Step:
             at_most_once: an intent is recorded before the handler is called, so that no crash leads to a second call: the run
                 waits in doubt until somebody resolves it.
             reconcile: asked instead, with the input and the idempotency key: returns the result, or raises NotDone.
+            rollback: called with the result if the run ends failed or cancelled: newest step first, each recorded and retried.
             record_input: keep the input with the record (default: the setting steps_record_input).
             on_input_change: "raise", or "warn" to keep the recorded result.
 

@@ -17,7 +17,9 @@ class Known(NamedTuple):
     value: Any
 
 
-def intend(attempt: Attempt, identity: Identity, digest: bytes | None, reconcile: Callable[[], Any] | None) -> Known | None:
+def intend(
+    attempt: Attempt, identity: Identity, digest: bytes | None, undo: bool, reconcile: Callable[[], Any] | None
+) -> Known | None:
     """Before the handler of such a step. Returns what it has already come to, or None: now it may be called.
 
     An intent without an outcome is a doubt: `reconcile` is asked, and returns the result or raises NotDone. Without one the run
@@ -31,7 +33,7 @@ def intend(attempt: Attempt, identity: Identity, digest: bytes | None, reconcile
                 return Known(reconcile())
             except NotDone:
                 pass
-    attempt.append([("intent", fmt.pack_intent(identity, digest))], record=False)
+    attempt.append([("intent", fmt.pack_intent(identity, digest, undo))], record=False)
     attempt.before_effect()  # stalled meanwhile, it may not be the owner any more
     return None
 

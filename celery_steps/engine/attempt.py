@@ -20,6 +20,7 @@ from celery_steps.errors import (
     JournalLost,
     LeaseLost,
     NoActiveRun,
+    RollingBack,
     RunCancelled,
     RunRefused,
     StepsError,
@@ -105,6 +106,8 @@ class Attempt:
     number: int = field(init=False, default=1)  # of the run's attempts
     inbox: list[Event] = field(init=False, default_factory=list)  # what has been read of it and not been taken
     inbox_seen: str = field(init=False, default="0")
+    undos: dict[Identity, tuple[Callable[[Any], Any], Any]] = field(init=False, default_factory=dict)  # and the result's class
+    crashes: int = field(init=False, default=0)  # of attempts before this one, in a row
     records_starts: bool = field(init=False, default=False)
     failure: Failure | None = field(init=False, default=None)
     raised: list[tuple[BaseException, Identity]] = field(init=False, default_factory=list)
@@ -141,12 +144,14 @@ class Attempt:
         self.heard = self._began = time.monotonic()
         self._claimed_at, self.number = claim.now, claim.attempts
         self.newest_fence = self.journal.fence
-        self.records_starts = claim.crashes > 0
+        self.crashes, self.records_starts = claim.crashes, claim.crashes > 0
         self.opened(self.store)
         self._refuse_to_go_on(claim)
 
     def _refuse_to_go_on(self, claim: Claim) -> None:
         journal = self.journal
+        if journal.rollback is not None:  # it only undoes
+            return
         if journal.verdict:  # the main process ended before Celery had stored it
             self.ended = RunRefused(journal.verdict)
             raise self.ended
@@ -225,6 +230,9 @@ class Attempt:
 
     def before_effect(self) -> None:
         """The last look before a handler is called."""
+        if self.journal.rollback is not None:
+            self.ended = RollingBack()
+            raise self.ended
         if self.journal.cancelled:
             self.ended = RunCancelled()
             raise self.ended
@@ -297,7 +305,8 @@ class Attempt:
         `about` and `info` say what is waited for. `begins` are the entries of what begins here; `awaits` their events, which
         may have come: if there is something in the inbox after `seen`, this returns and nothing is changed.
         """
-        self.announce(info)
+        if self.journal.rollback is None:  # else Celery has stored a final state
+            self.announce(info)
         entries = [*begins, ("suspend", fmt.pack_suspend(self.run, about, wake))]
 
         def send(before: str, after: str, ids: list[str]) -> Append:
@@ -348,7 +357,7 @@ class Attempt:
         self, entries: Sequence[tuple[str, bytes]], send: Callable[[str, str, list[str]], Append], whatever: bool = False
     ) -> Append:
         def unless_cancelled(before: str, after: str, ids: list[str]) -> Append:
-            if self.journal.cancelled and not whatever:
+            if self.journal.cancelled and not whatever and self.journal.rollback is None:
                 raise RunCancelled
             return send(before, after, ids)
 

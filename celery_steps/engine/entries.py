@@ -30,6 +30,7 @@ class Step(NamedTuple):
     began: int  # ms after the attempt's fence
     took: int  # ms
     verb: str = "run"  # which verb recorded it
+    undo: bool = False  # it has a rollback
 
     @property
     def occurred_at_ms(self) -> int:
@@ -81,9 +82,10 @@ def pack_step(
     began: int,
     took: int,
     verb: str = "run",
+    undo: bool = False,
 ) -> bytes:
     fields = [FORMAT, identity[0], identity[1], digest, ok, value, input, began, took]
-    return pack(fields if verb == "run" else [*fields, verb])
+    return pack([*fields, verb, undo] if undo else fields if verb == "run" else [*fields, verb])
 
 
 def pack_wait(identity: Identity, verb: str, about: str, deadline: int, detail: bytes) -> bytes:
@@ -98,8 +100,17 @@ def pack_start(identity: Identity) -> bytes:
     return pack([FORMAT, *identity])
 
 
-def pack_intent(identity: Identity, digest: bytes | None) -> bytes:
-    return pack([FORMAT, *identity, digest])
+def pack_intent(identity: Identity, digest: bytes | None, undo: bool) -> bytes:
+    return pack([FORMAT, *identity, digest, undo])
+
+
+def pack_rollback(run: str, outcome: str, value: bytes) -> bytes:
+    """The run ends with that outcome, which Celery has stored, once what it executed is undone."""
+    return pack([FORMAT, run, outcome, value])
+
+
+def pack_undo(identity: Identity, ok: bool, failure: bytes) -> bytes:
+    return pack([FORMAT, *identity, ok, failure])
 
 
 def pack_tried(identity: Identity, due: int, failure: bytes) -> bytes:

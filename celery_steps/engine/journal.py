@@ -71,6 +71,7 @@ class JournalStore(Protocol):
     def settle(self, state: str) -> bool: ...
     def release(self, delay: int) -> bool: ...
     def renew(self) -> int: ...
+    def begin_rollback(self, nonce: str, entry: bytes) -> None: ...
     def abandon(self) -> bool: ...
     def elsewhere(self, namespace: str) -> JournalStore: ...
     def borrow(self, nonce: str, entry: bytes) -> tuple[Claim, list[Entry]]: ...
@@ -86,7 +87,11 @@ class Journal:
         self.steps: dict[Identity, Step] = {}
         self.started: Counter[Identity] = Counter()  # begun or failed without a recorded outcome
         self.waits: dict[Identity, Wait] = {}  # begun; what they came to is in `steps`
-        self.intents: dict[Identity, bytes | None] = {}  # begun at most once, with the digest of its input; no outcome yet
+        self.intents: dict[Identity, tuple[bytes | None, bool]] = {}  # begun at most once: input's digest, has a rollback
+        self.undoable: list[Identity] = []  # what this run executed and can undo, oldest first
+        self.undone: set[Identity] = set()
+        self.undo_failures: Counter[Identity] = Counter()
+        self.rollback: tuple[str, bytes] | None = None  # this run's outcome, and the failure's value
         self.spent: dict[Identity, int] = {}  # tries before the last reopening
         self.due: dict[Identity, int] = {}  # when the next try begins, ms since 1970
         self.in_flight: Identity | None = None  # begun in the newest attempt that recorded what it began
@@ -101,6 +106,7 @@ class Journal:
         self.fence = 0
         self.uid = ""
         self._n = 0
+        self._writer = ""  # the run that the newest attempt belongs to
         self._last = ""
         self._retries = 0
         self._borrowed = False
@@ -124,6 +130,8 @@ class Journal:
     def _step(self, entry: Entry) -> None:
         step = fmt.read_step(entry)
         self.steps.setdefault((step.key, step.sequence), step)
+        if step.undo and step.ok and self._writer == self.run:
+            self.undoable.append((step.key, step.sequence))
         if self.intents:
             self.intents.pop((step.key, step.sequence), None)
 
@@ -137,8 +145,8 @@ class Journal:
         self.in_flight = (key, sequence)
 
     def _intent(self, entry: Entry) -> None:
-        key, sequence, digest = fmt.read(entry)
-        self.intents[key, sequence] = digest
+        key, sequence, digest, undo = fmt.read(entry)
+        self.intents[key, sequence] = digest, undo
         self.started[key, sequence] += 1
         self.in_flight = (key, sequence)
 
@@ -150,13 +158,32 @@ class Journal:
         run, key, sequence, how, value = fmt.read(entry)
         if run != self.run or (key, sequence) not in self.intents:
             return
-        digest = self.intents.pop((key, sequence))
+        digest, undo = self.intents.pop((key, sequence))
         if how != "rerun":
             self.steps.setdefault((key, sequence), Step(entry.id, key, sequence, digest, how == "done", value, None, 0, 0))
+        if how == "done" and undo:
+            self.undoable.append((key, sequence))
+
+    def _roll_back(self, entry: Entry) -> None:
+        run, outcome, value = fmt.read(entry)
+        if run == self.run:
+            self.rollback = (outcome, value)
+
+    def _undo(self, entry: Entry) -> None:
+        key, sequence, ok, _ = fmt.read(entry)
+        if self._writer != self.run:
+            return
+        if ok:
+            self.undone.add((key, sequence))
+        else:
+            self.undo_failures[key, sequence] += 1
+
+    def _borrow(self, entry: Entry) -> None:
+        self._writer = fmt.read_call(entry).run
 
     def _call(self, entry: Entry) -> None:
         call = fmt.read_call(entry)
-        self.handed_over = False
+        self.handed_over, self._writer = False, call.run
         self.calls.setdefault(call.task, call)
 
     def _retry(self, entry: Entry) -> None:
@@ -172,7 +199,7 @@ class Journal:
         finish = fmt.read_finish(entry)
         self.finishes[finish.run] = finish
         if finish.outcome == "replaced":  # what takes its place starts with an empty journal
-            for known in (self.steps, self.waits, self.intents, self.spent, self.due, self.started, self.calls):
+            for known in (self.steps, self.waits, self.undoable, self.intents, self.spent, self.due, self.started, self.calls):
                 known.clear()
             self.epoch += 1
 
@@ -343,6 +370,9 @@ _READERS: dict[str, Callable[[Journal, Entry], None]] = {
     "intent": Journal._intent,
     "tried": Journal._tried,
     "resolve": Journal._resolve,
+    "rollback": Journal._roll_back,
+    "undo": Journal._undo,
+    "borrow": Journal._borrow,
     "attempt": Journal._call,
     "retry": Journal._retry,
     "finish": Journal._finish,

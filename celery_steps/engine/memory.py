@@ -50,7 +50,9 @@ class MemoryStore:
         known_only: bool = False,
         after: str = "",
     ) -> tuple[Claim, list[Entry]]:
-        return self._grant("attempt", entry)
+        claim, entries = self._grant("reclaim" if expect else "attempt", entry)
+        known = [entry.id for entry in entries]
+        return claim, entries[known.index(after) + 1 :] if after else entries
 
     def borrow(self, nonce: str, entry: bytes) -> tuple[Claim, list[Entry]]:
         return self._grant("borrow", entry)
@@ -61,7 +63,8 @@ class MemoryStore:
         return Claim("OK", self._fence, "memory", time.time_ns() // 1_000_000, attempts=self._fence), list(self.entries)
 
     def read(self, first: str) -> list[Entry]:
-        return list(self.entries)
+        known = [entry.id for entry in self.entries]
+        return self.entries[known.index(first) :] if first in known else list(self.entries)
 
     def elsewhere(self, namespace: str) -> MemoryStore:
         return self._others.setdefault(namespace, MemoryStore(namespace))
@@ -126,6 +129,10 @@ class MemoryStore:
 
     def renew(self) -> int:
         return self._fence
+
+    def begin_rollback(self, nonce: str, entry: bytes) -> None:
+        self._fence += 1
+        self.entries.append(Entry(f"{self._fence}-0", "rollback", entry))
 
     def abandon(self) -> bool:
         return False

@@ -31,7 +31,7 @@ Append = Callable[[Sequence[tuple[str, bytes]]], None]
 
 logger = logging.getLogger("celery_steps")
 
-OPTIONS = ("namespace", "retry", "timeout", "at_most_once", "reconcile", "returns", "record_input", "on_input_change")
+OPTIONS = ("namespace", "retry", "timeout", "at_most_once", "reconcile", "rollback", "returns", "record_input", "on_input_change")
 #: Rests as short as this, in ms, stay in the worker.
 _SHORT = 1000
 _ATOMS = frozenset({type(None), bool, int, float, str, bytes})
@@ -81,6 +81,10 @@ class _Call:
         return {"namespace": self.namespace, "key": self.identity[0], "sequence": self.identity[1]}
 
     @property
+    def undo(self) -> bool:
+        return self.options.get("rollback") is not None
+
+    @property
     def hint(self) -> Any:
         return _hint(self.handler, self.options)
 
@@ -101,6 +105,8 @@ def run_step(attempt: Attempt, key: str, input: Any, handler: Any, options: dict
     place = (namespace, key)
     sequence = attempt.seen[place] = attempt.seen.get(place, 0) + 1
     identity = (key, sequence)
+    if options and options.get("rollback") is not None:
+        attempt.undos[identity] = options["rollback"], _hint(handler, options)
     recorded = attempt.journal.steps.get(identity)
     if (
         recorded is not None
@@ -126,6 +132,11 @@ def _check(key: str, options: dict[str, Any]) -> None:
         RetryPolicy.of(options["retry"])
         if options.get("namespace") is not None:
             raise StepsError(f"step.run({key!r}): retry= works in the run's own namespace only, not with namespace=.")
+    if options.get("rollback") is not None:
+        if not callable(options["rollback"]):
+            raise StepsError(f"step.run({key!r}): rollback must be callable with the result, not {options['rollback']!r:.80}.")
+        if options.get("namespace") is not None:
+            raise StepsError(f"step.run({key!r}): rollback= works in the run's own namespace only, not with namespace=.")
     if options.get("timeout") is not None and duration(options["timeout"], f"step.run({key!r})'s timeout") <= 0:
         raise StepsError(f"step.run({key!r})'s timeout must be more than 0.")
     if "namespace" in options:
@@ -219,7 +230,7 @@ def _try(call: _Call, journal: Journal, append: Append) -> Known | None:
             _final(call, error)
         raise
     took = attempt.clock() - began
-    record = fmt.pack_step(call.identity, call.digest, True, encoded, _input(call), began, took, call.verb)
+    record = fmt.pack_step(call.identity, call.digest, True, encoded, _input(call), began, took, call.verb, call.undo)
     append([("step", record)])
     # What the first call returns and what a replay returns are the same: the decoded record.
     return Known(value if type(value) in _ATOMS else attempt.codec.decode(encoded, hint=hint, **call.where))
@@ -257,7 +268,8 @@ def _intended(call: _Call, journal: Journal, number: int) -> Known | None:
     reconcile = call.options.get("reconcile")
     input = None if call.input is NO_INPUT else call.input
     key = idempotency_key(call.namespace, call.identity, journal.epoch)
-    return intend(call.attempt, call.identity, call.digest, None if reconcile is None else lambda: reconcile(input, key))
+    ask = None if reconcile is None else lambda: reconcile(input, key)
+    return intend(call.attempt, call.identity, call.digest, call.undo, ask)
 
 
 def _retried(call: _Call, journal: Journal, number: int, error: Exception) -> bool:

@@ -185,6 +185,10 @@ class Binding:
         """RENEW: the newest fence of the namespace, 0 if another owns it."""
         return int(self._client.run("renew", self._keys.all, *self._head, self.store.lease_ms))
 
+    def begin_rollback(self, nonce: str, entry: bytes) -> None:
+        """Celery has stored how the run ends: from now on it only undoes what it did. The next append meets a new fence."""
+        self.store.control(self.namespace, self.run, what="rollback", nonce=nonce, entry=entry)
+
     def abandon(self) -> bool:
         """ABANDON: the journal is gone. True if the run was open and now ends as lost."""
         return self._leave("abandon", self.store.lease_ms) == Append.OK

@@ -9,8 +9,8 @@ from zlib import crc32
 
 FINAL = ("succeeded", "failed", "cancelled")
 #: It has left its worker and said for what.
-WAITING = ("suspended", "paused", "in_doubt")
-OPEN = ("held", "running", "suspended", "retrying", "paused", "in_doubt")
+WAITING = ("suspended", "paused", "in_doubt", "rolling_back")
+OPEN = ("held", "running", "suspended", "retrying", "paused", "in_doubt", "rolling_back")
 
 
 def encode(text: str) -> str:

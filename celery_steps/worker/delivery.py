@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import datetime, timezone
 from typing import Any
@@ -19,12 +20,14 @@ from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from celery.utils.time import maybe_iso8601
 
 from celery_steps.codec import Codec, input_digest
+from celery_steps.engine import rollback
 from celery_steps.engine.attempt import Attempt, Refused, current
 from celery_steps.engine.journal import JournalStore
 from celery_steps.errors import (
     AttemptEnded,
     JournalLost,
     LeaseLost,
+    RollingBack,
     RunCancelled,
     StepsError,
     StoreLost,
@@ -107,6 +110,8 @@ class Delivery:
                     if refused.claim.verdict != "UNKNOWN":
                         raise
                     self.attempt.ended = None  # it goes on as a first delivery
+            if self.attempt.journal.rollback is not None:
+                self._go_on_undoing(body, args, kwargs)
             self.result.write_started(self.attempt.owner)
             value = body(*args, **kwargs)
             if self.attempt.ended is not None:  # the body swallowed it
@@ -188,8 +193,25 @@ class Delivery:
     def _cancel(self) -> None:
         """REVOKED first, then the outcome: a crash in between finds the cancel again."""
         self.result.revoke()
-        self.attempt.finish("cancelled", b"", stored="cancelled", whatever=True)
+        self._undo_and_finish("cancelled", b"")
         self._close()
+
+    def _undo_and_finish(self, outcome: str, value: bytes) -> bool:
+        """Celery has stored how the run ends: undo what it did, then record that. False: another attempt had finished it."""
+        if self.attempt.journal.undoable and self.attempt.journal.rollback is None:
+            rollback.begin(self.attempt, outcome, value)
+        if self.attempt.journal.rollback is not None and self.attempt.crashes < self.attempt.max_crashes:
+            rollback.undo(self.attempt)
+        return self.attempt.finish(outcome, value, stored=outcome, whatever=True)
+
+    def _go_on_undoing(self, body: Callable[..., Any], args: Any, kwargs: Any) -> None:
+        """The run is over but for its rollback: its body is replayed to where it ended, for the undos that it names."""
+        with suppress(RollingBack, Exception):
+            body(*args, **kwargs)
+        self.attempt.ended = None
+        self._undo_and_finish(*(self.attempt.journal.rollback or ("failed", b"")))
+        self._close()
+        raise Ignore("The run is rolled back.")
 
     def _wait_for_store(self, end: StoreLost) -> None:
         """Redis is away. The message goes back to the broker; the ticket, if there is one, waits in Redis."""
@@ -282,12 +304,14 @@ class Delivery:
         try:
             if self.attempt.owner:
                 value = self.attempt.codec.encode_failure(error or StepsError())
-                if not self.attempt.finish(state, value, stored=state, whatever=True):
+                if not self._undo_and_finish(state, value):
                     self._put_back()
             elif self.attempt.journal.length or self.final:
                 self.binding.settle(state)
         except LeaseLost:
             self._put_back()
+        except Suspended:  # between two tries of an undo
+            pass
         except (StepsError, AttemptEnded) as trouble:
             # The ticket stays: the next delivery finds the state stored, and settles.
             logger.warning("%s[%s]: could not be settled yet: %s", self.task.name, self.request.id, trouble)

@@ -18,7 +18,8 @@ from celery.platforms import signals as by_name
 from celery.worker import state
 from celery.worker.request import Request as CeleryRequest
 
-from celery_steps.engine.entries import pack_control, pack_finish
+from celery_steps.engine.entries import pack_control, pack_finish, pack_rollback
+from celery_steps.engine.journal import Journal
 from celery_steps.errors import StepsError, StoreUnavailable
 from celery_steps.store.keys import RunId
 from celery_steps.store.replies import Verdict
@@ -271,6 +272,11 @@ class Request(CeleryRequest):  # type: ignore[misc]
         try:
             value = run.parts.codec.encode_failure(error) if error is not None else b""
             binding = run.parts.main_store.bind(run.namespace, run.id, self._token, self._app.main or "")
+            if self._has_to_undo(run):
+                binding.begin_rollback(uuid4().hex, pack_rollback(str(run.id), outcome, value))
+                binding.release(0)
+                self._publish(run)
+                return
             before, id = f"{taken.fence}-0 {taken.uid}", f"{taken.fence}-1"
             entry = pack_finish(str(run.id), outcome, value)
             binding.finish_and_settle(before, f"{id} {taken.uid}", id, entry, outcome)
@@ -279,6 +285,11 @@ class Request(CeleryRequest):  # type: ignore[misc]
             return
         for head in binding.heads:
             self._publish(run._replace(id=head))
+
+    def _has_to_undo(self, run: _Run) -> bool:
+        journal = Journal(run.parts.main_store.bind(run.namespace, run.id, "", ""), str(run.id))
+        journal.absorb(list(run.parts.main_store.entries(run.namespace)))
+        return bool(journal.undoable)
 
     def _publish(self, run: _Run | None) -> None:
         if run is None:

@@ -22,7 +22,7 @@ def test_stats_count_runs_and_tickets(app: Celery, runs: Runs, greet: Any, waiti
     deliver(waiting, id="latest")
     stats = runs.stats()
     assert stats.runs == {
-        "held": 0, "running": 0, "suspended": 0, "retrying": 2, "paused": 0, "in_doubt": 0,
+        "held": 0, "running": 0, "suspended": 0, "retrying": 2, "paused": 0, "in_doubt": 0, "rolling_back": 0,
         "succeeded": 1, "failed": 0, "cancelled": 0,
     }  # fmt: skip
     assert (stats.unfinished, stats.tickets, stats.due, stats.late_seconds) == (2, 2, 0, 0)

@@ -30,7 +30,7 @@ local function status(run, to)
 end
 
 -- Neither held nor executed: its ticket or a control request brings it back.
-local WAITS = {suspended = true, retrying = true, paused = true, in_doubt = true}
+local WAITS = {suspended = true, retrying = true, paused = true, in_doubt = true, rolling_back = true}
 local NEVER = 9e15
 
 -- Strictly rising, even after a wipe or a clock step.

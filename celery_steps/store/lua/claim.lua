@@ -97,7 +97,7 @@ if retries > num(t .. ':retries') then
   set(t .. ':retries', text(retries))
   redis.call('HSET', M, t, message)
 end
-status(t, 'running')
+status(t, get(t .. ':rolling') and 'rolling_back' or 'running')
 set(t .. ':pushes', '0')
 ticket(t, now + ttl)
 return granted(fence, uid)

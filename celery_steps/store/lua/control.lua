@@ -1,23 +1,28 @@
 -- CONTROL: ask something of a run from outside, whoever owns it: an entry with a new fence. The owner stays, and meets it at its next commit.
 -- KEYS  of the namespace
--- ARGV  prefix, namespace, t, 4 what (cancel, pause, unpause, resolve, handover), 5 nonce, 6 packed entry
+-- ARGV  prefix, namespace, t, 4 what (cancel, pause, unpause, resolve, handover, rollback), 5 nonce, 6 packed entry
 -- Returns {'OK', due} (due = '1': its ticket is due now), {'REFUSED', status} not in this status, {'UNKNOWN'}, {'LOST'}
 local what, known = ARGV[4], get(t .. ':status')
 if get(t .. ':outcome') then return {'REFUSED', known} end
 if not known then return {'UNKNOWN'} end
 if redis.call('EXISTS', J) == 0 then return get('tip') and {'LOST'} or {'UNKNOWN'} end
 local REFUSED = {
-  unpause = {suspended = true, retrying = true, in_doubt = true},
-  resolve = {running = true, held = true, suspended = true, retrying = true, paused = true},
+  cancel = {rolling_back = true},
+  pause = {rolling_back = true},
+  unpause = {suspended = true, retrying = true, in_doubt = true, rolling_back = true},
+  resolve = {running = true, held = true, suspended = true, retrying = true, paused = true, rolling_back = true},
   handover = {held = true, suspended = true, retrying = true, paused = true, in_doubt = true},
 }
 local again = get(t .. ':control') == ARGV[5]
 if not again and REFUSED[what] and REFUSED[what][known] then return {'REFUSED', known} end
-local due = WAITS[known] and what ~= 'pause'
+local due = WAITS[known] and what ~= 'pause' and what ~= 'handover' and what ~= 'rollback'
 if not again then
   fenced(what, ARGV[6], ARGV[5])
   set(t .. ':control', ARGV[5])
-  if due then
+  if what == 'rollback' then
+    set(t .. ':rolling', '1')
+    status(t, 'rolling_back')
+  elseif due then
     if known == 'paused' then status(t, 'suspended') end
     set(t .. ':wake', text(now), t .. ':pushes', '0')
     ticket(t, now)
