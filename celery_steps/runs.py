@@ -22,7 +22,7 @@ from celery_steps.store.index import Index, Row
 from celery_steps.store.keys import FINAL, OPEN, WAITING, RunId
 from celery_steps.store.replies import Entry
 from celery_steps.times import duration, moment
-from celery_steps.worker import control, runtime
+from celery_steps.worker import again, control, runtime
 from celery_steps.worker.sweeper import sweep
 
 __all__ = ["Finding", "Page", "Record", "Run", "Runs", "Stats"]
@@ -219,6 +219,24 @@ class Runs:
             raise StepsError("Say one of done=, failed= and rerun=True.")
         namespace, run = self._one(name)
         control.resolve(self.app, namespace, run, key, sequence, given[0], failed if given[0] == "failed" else done)
+
+    def retry(self, name: str, from_step: str | None = None, *, sequence: int = 1) -> None:
+        """Let a run that failed or was cancelled begin again, at once, with its recorded results.
+
+        Failed steps are done anew, and what was undone; with `from_step` (and which use of that key) also that step and all that
+        was recorded after it. A run whose rollback stopped at an undo that failed goes on with its rollback instead.
+
+        Raises RunRefused for a run in another status, and for a step that is not recorded: it names those that are.
+        """
+        again.retry(self.app, *self._one(name), from_step, sequence)
+
+    def fork(self, name: str, from_step: str | None = None, *, sequence: int = 1, namespace: str | None = None) -> str:
+        """Start a copy of a run in a namespace of its own, with what was recorded before `from_step` (by default everything).
+
+        The copy has the same arguments, and none of the callbacks, chain, group and chord. Returns its task id, which is also its
+        namespace by default. Raises RunRefused if that namespace has a journal, and for a step that is not recorded.
+        """
+        return again.fork(self.app, *self._one(name), from_step, sequence, namespace)
 
     def purge(
         self,

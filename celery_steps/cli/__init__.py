@@ -152,6 +152,32 @@ _asks("unpause", "Let a paused run carry on.")
 
 @steps.command()
 @click.argument("name")
+@click.option("--from-step", metavar="KEY", help="Do this step and all that was recorded after it anew.")
+@click.option("--sequence", type=click.IntRange(1), default=1, show_default=True, help="Which use of KEY.")
+@_json
+@click.pass_context
+def retry(context: click.Context, /, as_json: bool, name: str, **options: Any) -> None:
+    """Let a run that failed or was cancelled begin again, with its recorded results."""
+    with _answering(context, as_json) as (runs, output):
+        runs.retry(name, **options)
+        output.done("retry", name)
+
+
+@steps.command()
+@click.argument("name")
+@click.option("--from-step", metavar="KEY", help="Copy only what was recorded before this step.")
+@click.option("--sequence", type=click.IntRange(1), default=1, show_default=True, help="Which use of KEY.")
+@click.option("--namespace", metavar="NAME", help="Of the copy; by default its task id.")
+@_json
+@click.pass_context
+def fork(context: click.Context, /, as_json: bool, name: str, **options: Any) -> None:
+    """Start a copy of a run with what it has recorded. Prints its task id."""
+    with _answering(context, as_json) as (runs, output):
+        output.forked(runs.fork(name, **options))
+
+
+@steps.command()
+@click.argument("name")
 @click.argument("key", required=False)
 @click.option("--sequence", type=click.IntRange(1), default=1, show_default=True, help="Which use of KEY.")
 @click.option("--done", metavar="JSON", help="It had its effect: this is its result.")

@@ -124,6 +124,13 @@ class Output:
         else:
             self._line(f"Asked {safe(name)} to {what}.")
 
+    def forked(self, id: str) -> None:
+        """The task id of a copy."""
+        if self._as_json:
+            self._document({"id": id})
+        else:
+            self._line(safe(id))
+
     def error(self, text: str) -> None:
         lines = [safe(line) for line in text.splitlines()]
         if self._as_json:

@@ -95,6 +95,12 @@ class Codec:
         except (*CORRUPT, AttributeError, ResultError) as error:
             raise ResultError(f"{_record_text(namespace, key, sequence)} cannot be read: {error}") from error
 
+    def moved(self, data: bytes, old: dict[str, Any], new: dict[str, Any]) -> bytes:
+        """The same record for another place: `old` and `new` are the namespace, key and sequence that its transform is given."""
+        if self._transform is None:
+            return data
+        return _TRANSFORMED + self._transform.encode(self._decoded(data, **old), **new)
+
     def encode_failure(self, exc: BaseException, *, namespace: str = "", key: str = "", sequence: int = 0) -> bytes:
         """Write an exception: its class's name, args, attributes, message and traceback text.
 

@@ -109,6 +109,11 @@ def pack_rollback(run: str, outcome: str, value: bytes) -> bytes:
     return pack([FORMAT, run, outcome, value])
 
 
+def pack_reopen(run: str, anew: list[Identity], undoing: bool) -> bytes:
+    """`anew` are the steps that lose their outcome; `undoing`: the run goes on with its rollback."""
+    return pack([FORMAT, run, [list(identity) for identity in anew], undoing])
+
+
 def pack_undo(identity: Identity, ok: bool, failure: bytes) -> bytes:
     return pack([FORMAT, *identity, ok, failure])
 

@@ -88,6 +88,7 @@ class Journal:
         self.started: Counter[Identity] = Counter()  # begun or failed without a recorded outcome
         self.waits: dict[Identity, Wait] = {}  # begun; what they came to is in `steps`
         self.intents: dict[Identity, tuple[bytes | None, bool]] = {}  # begun at most once: input's digest, has a rollback
+        self.once: set[Identity] = set()  # begun at most once, whatever became of it
         self.undoable: list[Identity] = []  # what this run executed and can undo, oldest first
         self.undone: set[Identity] = set()
         self.undo_failures: Counter[Identity] = Counter()
@@ -147,6 +148,7 @@ class Journal:
     def _intent(self, entry: Entry) -> None:
         key, sequence, digest, undo = fmt.read(entry)
         self.intents[key, sequence] = digest, undo
+        self.once.add((key, sequence))
         self.started[key, sequence] += 1
         self.in_flight = (key, sequence)
 
@@ -169,6 +171,28 @@ class Journal:
         if run == self.run:
             self.rollback = (outcome, value)
 
+    def _reopen(self, entry: Entry) -> None:
+        run, anew, undoing = fmt.read(entry)
+        for key, sequence in anew:
+            self._forget((key, sequence))
+        if run == self.run:
+            self.finishes.pop(run, None)
+            self.cancelled, self.verdict = False, ""
+            self.undo_failures.clear()
+            if not undoing:
+                self.rollback = None
+
+    def _forget(self, identity: Identity) -> None:
+        """This step loses its outcome, its next one is another."""
+        self.steps.pop(identity, None)
+        self.spent[identity] = self.started[identity]
+        for known in (self.intents, self.due):
+            known.pop(identity, None)  # type: ignore[attr-defined]
+        if self.waits.pop(identity, None) is not None:
+            self.started[identity] += 1
+        self.undoable = [other for other in self.undoable if other != identity]
+        self.undone.discard(identity)
+
     def _undo(self, entry: Entry) -> None:
         key, sequence, ok, _ = fmt.read(entry)
         if self._writer != self.run:
@@ -189,10 +213,7 @@ class Journal:
     def _retry(self, entry: Entry) -> None:
         _, _, reopened, failed = fmt.read(entry)
         for key, sequence in reopened:
-            self.steps.pop((key, sequence), None)
-            self.spent[key, sequence] = self.started[key, sequence]
-            if self.waits.pop((key, sequence), None) is not None:
-                self.started[key, sequence] += 1
+            self._forget((key, sequence))
         self.started.update((key, sequence) for key, sequence in failed)
 
     def _finish(self, entry: Entry) -> None:
@@ -372,6 +393,7 @@ _READERS: dict[str, Callable[[Journal, Entry], None]] = {
     "resolve": Journal._resolve,
     "rollback": Journal._roll_back,
     "undo": Journal._undo,
+    "reopen": Journal._reopen,
     "borrow": Journal._borrow,
     "attempt": Journal._call,
     "retry": Journal._retry,

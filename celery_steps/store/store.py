@@ -211,6 +211,16 @@ class Store:
         """A run that has not begun: its first claim finds this mark."""
         self.client.call("SET", self.keys.cancelled(task_id), "1", "PX", self.retention_ms)
 
+    def reopen(self, namespace: str, run: RunId, nonce: str, entry: bytes) -> tuple[str, str]:
+        """Let a failed or cancelled run begin again. Returns (OK, ""), (REFUSED, status), (UNKNOWN, ""), (LOST, "")."""
+        keys = self.keys.namespace(namespace)
+        index = ["PERSIST", self.keys.index(run.id)]
+        command = self.client.script("reopen")(keys.all, keys.prefix, keys.encoded, str(run), nonce, entry)
+        answer = self.client.exchange(command, index)[0]
+        if isinstance(answer, Exception):
+            raise StepsError(f"run {run.id} cannot be reopened: {answer}") from answer
+        return answer[0].decode(), answer[1].decode() if len(answer) > 1 else ""
+
     def deliver(
         self, namespace: str, event: str, event_id: str, data: bytes, *, run: RunId | None = None, wait: str = ""
     ) -> Delivered | None:

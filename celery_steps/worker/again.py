@@ -1,0 +1,126 @@
+"""A run once more: the same one from where it failed, or a copy of it from one of its steps."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+from celery import Celery
+from kombu import serialization
+
+from celery_steps.codec import unpack
+from celery_steps.engine.entries import Identity, Step, pack_call, pack_reopen, pack_step
+from celery_steps.engine.identity import check_namespace
+from celery_steps.engine.journal import Journal
+from celery_steps.errors import JournalLost, RunRefused
+from celery_steps.store.keys import RunId
+from celery_steps.store.replies import Append
+from celery_steps.worker import messages, runtime
+
+#: What ties a message to others: a copy has none of it.
+_TIES = ("chord", "chain", "group_id", "group_index", "link", "link_error", "reply_to", "root_id", "parent_id")
+
+
+def retry(app: Celery, namespace: str, run: RunId, from_step: str | None, sequence: int) -> None:
+    """Let a failed or cancelled run begin again, at once.
+
+    Recorded results stay, failures are done anew, and what was undone. With `from_step` that step and all that was recorded
+    after it is done anew. A rollback that was left undone goes on instead. RunRefused, JournalLost: nothing was changed.
+    """
+    store = runtime.of(app).main_store
+    journal = _journal(app, namespace, run)
+    undoing = from_step is None and any(step not in journal.undone for step in journal.undoable) and journal.rollback is not None
+    anew = [] if undoing else _anew(journal, _from(journal, namespace, from_step, sequence))
+    answer, status = store.reopen(namespace, run, uuid4().hex, pack_reopen(str(run), anew, undoing))
+    where = f"Run {run.id} ({run.task}) in namespace {namespace!r}"
+    if answer == "LOST":
+        raise JournalLost(f"{where} has lost its journal or its message: send the task again.")
+    if answer == "UNKNOWN":
+        raise RunRefused(f"{where} is not known any more.")
+    if answer == "REFUSED":
+        instead = "To do it once more, fork it." if status == "succeeded" else "Only what failed or was cancelled can be retried."
+        raise RunRefused(f"{where} is {status}, so it cannot be retried. {instead}")
+    messages.publish_if_due(app, store, namespace, run)
+
+
+def fork(app: Celery, namespace: str, run: RunId, from_step: str | None, sequence: int, to: str | None) -> str:
+    """Start a copy of a run, with what it recorded before `from_step`, in a namespace of its own. Returns the new task id.
+
+    The copy has the arguments, and none of the callbacks, chain, group and chord. RunRefused if the namespace has a journal.
+    """
+    store, codec, id = runtime.of(app).main_store, runtime.of(app).codec, str(uuid4())
+    to = id if to is None else check_namespace(to, "fork's namespace")
+    message = store.message(namespace, run)
+    if message is None:
+        raise JournalLost(f"The message of run {run.id} is gone: it cannot be forked.")
+    journal = _journal(app, namespace, run)
+    first = _from(journal, namespace, from_step, sequence)
+    copied = [step for step in journal.steps.values() if first is None or _order(step) < _order(first)]
+    copy = store.bind(to, RunId(run.task, id), f"fork/{id}", app.main or "").elsewhere(to)
+    if any(True for _ in store.entries(to)):
+        raise RunRefused(f"Namespace {to!r} has a journal: fork into another one.")
+    there = Journal(copy, str(run))
+    claim = there.borrow(pack_call(copy.token, str(run), run.task, None, 0))
+    if claim.verdict != "OK":
+        raise RunRefused(f"Namespace {to!r} is in use: fork into another one.")
+    entries = [("step", _copied(codec, namespace, to, step)) for step in copied]
+
+    def send(before: str, after: str, ids: list[str]) -> Append:
+        return copy.giveback(before, after, [(id, *entry) for id, entry in zip(ids, entries, strict=True)])
+
+    if entries:
+        there.write(send, entries)
+    else:
+        copy.giveback("", "", [])
+    _send(app, message, id, to)
+    return id
+
+
+def _journal(app: Celery, namespace: str, run: RunId) -> Journal:
+    store = runtime.of(app).main_store
+    journal = Journal(store.bind(namespace, run, "", app.main or ""), str(run))
+    journal.absorb(list(store.entries(namespace)))
+    return journal
+
+
+def _order(step: Step) -> tuple[int, int]:
+    ms, _, n = step.id.partition("-")
+    return int(ms), int(n)
+
+
+def _from(journal: Journal, namespace: str, key: str | None, sequence: int) -> Step | None:
+    if key is None:
+        return None
+    step = journal.steps.get((key, sequence))
+    if step is None:
+        known = ", ".join(f"{key!r} ({sequence})" for key, sequence in list(journal.steps)[:20]) or "none"
+        raise RunRefused(
+            f"There is no recorded step {key!r} (occurrence {sequence}) in namespace {namespace!r}. Recorded steps: {known}."
+        )
+    return step
+
+
+def _anew(journal: Journal, first: Step | None) -> list[Identity]:
+    anew = [id for id, step in journal.steps.items() if (not step.ok and id not in journal.once) or id in journal.undone]
+    if first is not None:
+        anew += [id for id, step in journal.steps.items() if _order(step) >= _order(first) and id not in anew]
+    return anew
+
+
+def _copied(codec: Any, namespace: str, to: str, step: Step) -> bytes:
+    old = {"namespace": namespace, "key": step.key, "sequence": step.sequence}
+    new = {**old, "namespace": to}
+    input = None if step.input is None else codec.moved(step.input, old, new)
+    value = codec.moved(step.value, old, new)
+    identity = (step.key, step.sequence)
+    return pack_step(identity, step.digest, step.ok, value, input, step.began, step.took, step.verb, step.undo)
+
+
+def _send(app: Celery, message: bytes, id: str, namespace: str) -> None:
+    _, name, content_type, encoding, data = unpack(message)
+    args, kwargs, options = serialization.loads(data, content_type, encoding, accept=[content_type])
+    kept = {option: value for option, value in options.items() if option not in _TIES}
+    headers = {name: value for name, value in (options.get("headers") or {}).items() if name != messages.TICKET}
+    kept.pop("replaced_task_nesting", None)
+    kept |= {"task_id": id, "retries": 0, "headers": {**headers, messages.NAMESPACE: namespace}}
+    app.send_task(name, args, kwargs, task_type=app.tasks.get(name), add_to_parent=False, **kept)

@@ -1,0 +1,186 @@
+"""Runs.retry and Runs.fork: a run once more, or a copy of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from celery_steps import DurableTask, RunRefused, Runs
+from celery_steps.engine import rollback
+from celery_steps.engine.retry import RetryPolicy
+from celery_steps.store.keys import RunId
+from delivering import deliver, published
+from runs.outside import store_of
+from servers import RedisServer, assert_no_leaks
+
+TICKET = {"headers": {"steps_ticket": True}}
+
+
+class Shop:
+    """Orders: `broken` steps fail; `done` lists what was executed."""
+
+    def __init__(self, app: Celery) -> None:
+        self.done: list[str] = []
+        self.undone: list[str] = []
+        self.broken: set[str] = set()
+        shop = self
+
+        @app.task(bind=True, base=DurableTask, name="shop.order")
+        def order(self: DurableTask, number: int = 42) -> list[str]:
+            return [
+                self.step.run(what, what, shop.do, rollback=shop.undo if what == "reserve" else None)
+                for what in ("load", "reserve", "charge", "ship")
+            ]
+
+        self.task = order
+
+    def do(self, what: str) -> str:
+        if what in self.broken:
+            raise ConnectionError(f"no route to {what}")
+        self.done.append(what)
+        return f"{what}!"
+
+    def undo(self, what: str) -> None:
+        if "undo" in self.broken:
+            raise ConnectionError("no route back")
+        self.undone.append(what)
+
+
+@pytest.fixture
+def shop(app: Celery, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    monkeypatch.setattr(rollback, "_POLICY", RetryPolicy(max_retries=0))
+    return Shop(app)
+
+
+def fail(shop: Shop) -> None:
+    shop.broken = {"charge"}
+    deliver(shop.task, id="id-1")
+    shop.broken = set()
+
+
+def test_a_failed_run_goes_on_with_what_it_has_and_does_anew_what_was_undone(app: Celery, runs: Runs, shop: Shop) -> None:
+    fail(shop)
+    assert (shop.done, shop.undone) == (["load", "reserve"], ["reserve!"])
+    runs.retry("id-1")
+    assert runs.get("id-1").status == "suspended"
+    assert [message.headers["id"] for message in published(app)] == ["id-1"]
+    assert deliver(shop.task, id="id-1", **TICKET).retval == ["load!", "reserve!", "charge!", "ship!"]
+    assert shop.done == ["load", "reserve", "reserve", "charge", "ship"]
+    assert runs.get("id-1").status == "succeeded"
+    assert shop.task.AsyncResult("id-1").state == "SUCCESS"
+
+
+def test_it_may_fail_and_be_undone_again(app: Celery, runs: Runs, shop: Shop) -> None:
+    fail(shop)
+    runs.retry("id-1")
+    shop.broken = {"ship"}
+    deliver(shop.task, id="id-1", **TICKET)
+    assert runs.get("id-1").status == "failed"
+    assert shop.undone == ["reserve!", "reserve!"]
+
+
+def test_from_a_step_on_everything_is_done_anew(app: Celery, runs: Runs, shop: Shop) -> None:
+    fail(shop)
+    runs.retry("id-1", "load")
+    deliver(shop.task, id="id-1", **TICKET)
+    assert shop.done == ["load", "reserve", "load", "reserve", "charge", "ship"]
+
+
+def test_a_rollback_that_stopped_goes_on(app: Celery, runs: Runs, shop: Shop) -> None:
+    shop.broken = {"charge", "undo"}
+    deliver(shop.task, id="id-1")
+    assert runs.get("id-1").to_undo == (("reserve", 1),)
+    shop.broken = set()
+    runs.retry("id-1")
+    deliver(shop.task, id="id-1", **TICKET)
+    run = runs.get("id-1")
+    assert (run.status, run.to_undo, shop.undone) == ("failed", (), ["reserve!"])
+    assert shop.done == ["load", "reserve"], "it only undoes"
+
+
+def test_a_cancelled_run_can_be_retried(app: Celery, runs: Runs, shop: Shop) -> None:
+    @app.task(bind=True, base=DurableTask, name="shop.waits")
+    def waits(self: DurableTask) -> Any:
+        self.step.run("load", lambda: shop.do("load"))
+        return self.step.wait_for_event("go", timeout=0.01)
+
+    deliver(waits, id="id-1")
+    runs.cancel("id-1")
+    deliver(waits, id="id-1", **TICKET)
+    assert runs.get("id-1").status == "cancelled"
+    runs.retry("id-1")
+    deliver(waits, id="id-1", **TICKET)
+    assert runs.get("id-1").status == "succeeded"
+    assert shop.done == ["load"]
+
+
+@pytest.mark.parametrize(
+    ("end", "text"),
+    [("succeeds", "is succeeded, so it cannot be retried. To do it once more, fork it"), ("waits", "is retrying, so")],
+)
+def test_only_what_failed_can_be_retried(runs: Runs, greet: Any, waiting: Any, end: str, text: str) -> None:
+    deliver(greet if end == "succeeds" else waiting, id="id-1")
+    with pytest.raises(RunRefused, match=text):
+        runs.retry("id-1")
+
+
+def test_a_step_that_is_not_recorded_is_refused_and_those_that_are_are_named(app: Celery, runs: Runs, shop: Shop) -> None:
+    fail(shop)
+    for act in (runs.retry, runs.fork):
+        with pytest.raises(
+            RunRefused, match=r"no recorded step 'ship' \(occurrence 1\).*Recorded steps: 'load' \(1\), 'reserve' \(1\)"
+        ):
+            act("id-1", "ship")
+    assert runs.get("id-1").status == "failed"
+
+
+def test_a_reopened_run_that_ends_leaves_no_key_without_an_end(
+    app: Celery, runs: Runs, shop: Shop, redis_server: RedisServer
+) -> None:
+    fail(shop)
+    runs.retry("id-1")
+    published(app)
+    deliver(shop.task, id="id-1", **TICKET)
+    with redis_server.client(int(app.conf.steps_backend.rpartition("/")[2])) as client:
+        assert_no_leaks(client)
+
+
+# -- fork ---------------------------------------------------------------------------------------------------------------
+
+
+def forked(app: Celery, shop: Shop) -> Any:
+    (message,) = published(app)
+    headers = {name: value for name, value in message.headers.items() if name.startswith("steps_")}
+    return deliver(shop.task, 42, id=message.headers["id"], headers=headers)
+
+
+def test_a_copy_has_the_arguments_and_what_was_recorded_before_the_step(app: Celery, runs: Runs, shop: Shop) -> None:
+    deliver(shop.task, 42, id="id-1")
+    shop.done.clear()
+    id = runs.fork("id-1", "charge", namespace="copy")
+    assert forked(app, shop).retval == ["load!", "reserve!", "charge!", "ship!"]
+    assert shop.done == ["charge", "ship"]
+    assert runs.get(id).namespace == "copy"
+    assert [(record.key, record.result) for record in runs.records("copy")] == [
+        (what, f"{what}!") for what in ("load", "reserve", "charge", "ship")
+    ]
+    assert runs.get("id-1").status == "succeeded"
+
+
+def test_a_copy_undoes_only_what_it_executed(app: Celery, runs: Runs, shop: Shop) -> None:
+    deliver(shop.task, 42, id="id-1")
+    runs.fork("id-1", "charge")
+    shop.broken = {"ship"}
+    forked(app, shop)
+    assert shop.undone == []
+
+
+def test_a_copy_goes_into_a_namespace_of_its_own(app: Celery, runs: Runs, shop: Shop, greet: Any) -> None:
+    deliver(shop.task, 42, id="id-1")
+    deliver(greet, id="id-2")
+    with pytest.raises(RunRefused, match="Namespace 'id-2' has a journal: fork into another one"):
+        runs.fork("id-1", namespace="id-2")
+    assert published(app) == []
+    assert store_of(app).status("id-2", RunId("shop.greet", "id-2")) == "succeeded"
