@@ -23,9 +23,10 @@ from celery_steps.store.keys import FINAL, OPEN, WAITING, RunId
 from celery_steps.store.replies import Entry
 from celery_steps.times import duration, moment
 from celery_steps.worker import again, control, runtime
+from celery_steps.worker.check import Check, check
 from celery_steps.worker.sweeper import sweep
 
-__all__ = ["Finding", "Page", "Record", "Run", "Runs", "Stats"]
+__all__ = ["Check", "Finding", "Page", "Record", "Run", "Runs", "Stats"]
 
 _NOTHING: Any = object()
 _STATUSES = OPEN + FINAL
@@ -161,6 +162,21 @@ class Runs:
     def doctor(self) -> builtins.list[Finding]:
         """Examine settings, store and app; whatever is wrong is a finding, not an error. Changes nothing."""
         return examine(self.app)
+
+    def check(self, task: str | None = None) -> Iterator[Check]:
+        """Rehearse every open run against the code as it is now, before a deploy: which would diverge, and what would newly run?
+
+        Recorded steps are replayed, handlers are not called, nothing is written; code of a body outside its steps does run.
+
+        Args:
+            task: only runs of this task.
+        """
+        self.app.loader.import_default_modules()
+        index = self._index
+        rows = [row.split() for row in index.rows(OPEN, 0, _ENDLESS, None) if task is None or row.is_of(task)]
+        for place, head in zip(rows, index.heads(rows), strict=True):
+            if head.get("status") in OPEN:
+                yield check(self.app, *place, head["status"])
 
     # -- acting -----------------------------------------------------------------------------------------------------
 

@@ -122,7 +122,9 @@ class DurableTask(Task):  # type: ignore[misc]
 
     def retry(self, *args: Any, **options: Any) -> Any:
         """As Celery's. The retry of a run that has begun a step is a ticket in Redis, not a message with an ETA."""
-        delivery = _delivery_of(self.request)
+        delivery, attempt = _delivery_of(self.request), current.get()
+        if attempt is not None and attempt.rehearses:
+            attempt.before_effect()
         if delivery is None or not (delivery.attempt.owner or delivery.attempt.lost):
             return super().retry(*args, **options)
         error = options.get("exc")
@@ -152,7 +154,9 @@ class DurableTask(Task):  # type: ignore[misc]
 
     def replace(self, sig: Any) -> Any:
         """As Celery's. What takes this run's place starts with an empty journal."""
-        delivery = _delivery_of(self.request)
+        delivery, attempt = _delivery_of(self.request), current.get()
+        if attempt is not None and attempt.rehearses:
+            attempt.before_effect()
         if delivery is not None:
             delivery.replaced = True
         return super().replace(sig)

@@ -121,6 +121,19 @@ def doctor(context: click.Context, as_json: bool) -> None:
 
 
 @steps.command()
+@click.option("--task", metavar="NAME", help="Only runs of this task.")
+@_json
+@click.pass_context
+def check(context: click.Context, as_json: bool, task: str | None) -> None:
+    """Rehearse every open run against the code as it is now, before a deploy. Exit code 1 if any would diverge."""
+    with _answering(context, as_json) as (runs, output):
+        checks = list(runs.check(task))
+        output.checks(checks)
+        if not all(check.ok for check in checks):
+            context.exit(1)
+
+
+@steps.command()
 @click.argument("name", required=False)
 @click.option("--older-than", type=_DURATION, metavar="DURATION", help='Finished so long ago: "7d", "12h", seconds.')
 @click.option("--status", multiple=True, type=click.Choice(FINAL), help="Only this status; can be given again.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
@@ -16,7 +17,7 @@ from rich.text import Text
 from celery_steps.cli import forms
 from celery_steps.cli.escape import document, error_text, safe, shown
 from celery_steps.past import Record, Run, Worker
-from celery_steps.runs import Finding, Page, Stats
+from celery_steps.runs import Check, Finding, Page, Stats
 from celery_steps.times import spoken
 
 _STYLES = {
@@ -123,6 +124,23 @@ class Output:
             self._document({"asked": what, "name": name})
         else:
             self._line(f"Asked {safe(name)} to {what}.")
+
+    def checks(self, checks: list[Check]) -> None:
+        """What the code would make of each open run: those that diverge in full, the others counted."""
+        if self._as_json:
+            self._document({"checks": [{**asdict(check), "ok": check.ok} for check in checks]})
+            return
+        for check in checks:
+            if not check.ok:
+                self._line(f"{safe(check.namespace)}  {safe(check.task)}[{safe(check.id)}] is {check.status}")
+                if check.diverges:
+                    self._line(f"  diverges: {safe(check.diverges)}")
+                if check.unmet:
+                    self._line(f"  recorded, and not met any more: {', '.join(safe(_step(*step)) for step in check.unmet)}")
+                if check.next is not None:
+                    self._line(f"  would newly run: {safe(_step(*check.next))}")
+        bad = sum(not check.ok for check in checks)
+        self._line(f"{len(checks):,} open runs, {bad:,} would diverge.")
 
     def forked(self, id: str) -> None:
         """The task id of a copy."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from celery_steps.codec import Codec
 from celery_steps.engine import entries as fmt
@@ -93,6 +93,8 @@ class Attempt:
     nested_in: str = ""
     request: Any = None  # what this attempt executes, to tell a call of super().run() from another task's
 
+    rehearses: ClassVar[bool] = False  # nothing of it is to happen
+
     namespace: str = field(init=False)
     journal: Journal = field(init=False)
     owner: bool = field(init=False, default=False)
@@ -106,6 +108,7 @@ class Attempt:
     number: int = field(init=False, default=1)  # of the run's attempts
     inbox: list[Event] = field(init=False, default_factory=list)  # what has been read of it and not been taken
     inbox_seen: str = field(init=False, default="0")
+    at: Identity | None = field(init=False, default=None)  # the step that was come by last
     undos: dict[Identity, tuple[Callable[[Any], Any], Any]] = field(init=False, default_factory=dict)  # and the result's class
     crashes: int = field(init=False, default=0)  # of attempts before this one, in a row
     records_starts: bool = field(init=False, default=False)
@@ -202,7 +205,8 @@ class Attempt:
         self.enter(verb)
         place = (self.namespace, key)
         self.seen[place] = self.seen.get(place, 0) + 1
-        return key, self.seen[place]
+        self.at = (key, self.seen[place])
+        return self.at
 
     def record_failure(self) -> None:
         failure, self.failure = self.failure, None

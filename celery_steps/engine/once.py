@@ -104,7 +104,7 @@ def run_step(attempt: Attempt, key: str, input: Any, handler: Any, options: dict
     namespace = options.get("namespace", attempt.namespace) if options else attempt.namespace
     place = (namespace, key)
     sequence = attempt.seen[place] = attempt.seen.get(place, 0) + 1
-    identity = (key, sequence)
+    identity = attempt.at = (key, sequence)
     if options and options.get("rollback") is not None:
         attempt.undos[identity] = options["rollback"], _hint(handler, options)
     recorded = attempt.journal.steps.get(identity)
