@@ -32,7 +32,7 @@ from crash.points import Points
 from crash.programs import BACKEND, BROKER, PROGRAMS, STORE, app
 
 _SCRIPTS = ["claim", "commit", "suspend", "retry", "finish", "settle", "release", "renew", "abandon"]
-_SCRIPTS += ["borrow", "giveback", "sweep"]
+_SCRIPTS += ["borrow", "giveback", "sweep", "receive", "deliver", "control"]
 
 
 class Crashes:

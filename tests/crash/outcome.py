@@ -142,6 +142,11 @@ class Judge:
             elif record.ok is (key in program.failures):
                 found.wrong.append(f"{who}: {namespace} {key} {sequence} is recorded as {record.ok}")
         self._judge_effects(effects, histories, steps, who)
+        had = Counter(line.split(" ")[1] for line in effects)
+        found.duplicates += [f"{who}: {key} had its effect {had[key]} times" for key in program.once if had[key] > 1]
+        undone = [line.decode() for line in self.ledger.lrange(f"undone:{case}", 0, -1)]
+        if list(dict.fromkeys(undone)) != program.undone:
+            found.wrong.append(f"{who}: undone is {undone}, not {program.undone}")
 
     def _judge_effects(
         self, effects: list[str], histories: dict[str, History], steps: list[tuple[str, str, int]], who: str

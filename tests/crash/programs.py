@@ -12,7 +12,7 @@ import redis
 from celery import Celery, chord
 from celery.exceptions import Ignore
 
-from celery_steps import DurableTask, current_step
+from celery_steps import DurableTask, NotDone, RetryPolicy, current_step
 
 REDIS = os.environ["CRASH_REDIS"]
 BROKER, BACKEND, STORE = (f"{REDIS}/{database}" for database in range(3))
@@ -144,6 +144,61 @@ def failed(self: Any, case: str) -> None:
 
 
 @app.task(bind=True, base=DurableTask)
+def once(self: Any, case: str) -> str:
+    self.step.run("first", lambda: effect(case))
+
+    def at_the_bank(input: Any, key: str) -> str:
+        if any(f" pay 1 {key} ".encode() in line for line in _store.lrange(f"ledger:{case}", 0, -1)):
+            return "paid"
+        raise NotDone
+
+    self.step.run("pay", lambda: effect(case, "paid"), at_most_once=True, reconcile=at_the_bank)
+    return str(self.step.run("last", lambda: effect(case, "done")))
+
+
+@app.task(bind=True, base=DurableTask)
+def tried(self: Any, case: str) -> int:
+    def flaky() -> int:
+        if current_step().try_number < 3:
+            failing(case, Broken("once more"))
+        return int(effect(case, 7))
+
+    return int(self.step.run("flaky", flaky, retry=RetryPolicy(max_retries=1000, delay=0)))
+
+
+@app.task(bind=True, base=DurableTask)
+def undoing(self: Any, case: str) -> None:
+    def undo(what: str) -> None:
+        _store.rpush(f"undone:{case}", what)
+
+    for what in ("flight", "hotel"):
+        self.step.run(what, what, partial(effect, case), rollback=undo)
+    self.step.run("mail", lambda: effect(case))
+    raise ValueError("for good")
+
+
+@app.task(bind=True, base=DurableTask)
+def asleep(self: Any, case: str) -> int:
+    first = self.step.run("before", lambda: effect(case, 1))
+    self.step.sleep("nap", 1.1)
+    return int(self.step.run("after", lambda: effect(case, first + 1)))
+
+
+@app.task(bind=True, base=DurableTask)
+def awaiting(self: Any, case: str) -> Any:
+    self.step.run("before", lambda: effect(case))
+    approved = self.step.wait_for_event("approved")
+    return self.step.run("after", lambda: effect(case, approved))
+
+
+@app.task(bind=True, base=DurableTask)
+def approving(self: Any, case: str) -> Any:
+    self.step.run("look", lambda: effect(case))
+    self.step.emit("say", "approved", {"by": "ann"}, to=f"{case}-1")
+    return self.step.run("file", lambda: effect(case, "filed"))
+
+
+@app.task(bind=True, base=DurableTask)
 def member(self: Any, case: str, number: int) -> int:
     return int(self.step.run("part", number, partial(effect, case)))
 
@@ -172,6 +227,8 @@ class Program:
     steps: list[tuple[str, str, int]]
     callbacks: int = 0
     failures: set[str] = field(default_factory=set)  # steps whose recorded outcome is a failure
+    once: set[str] = field(default_factory=set)  # steps that have their effect at most once
+    undone: list[str] = field(default_factory=list)  # in this order
 
 
 def _sent(task: Any, **options: Any) -> Callable[[str], Any]:
@@ -197,6 +254,11 @@ def _link_error(case: str) -> None:
 def _send_chord(case: str) -> None:
     header = [member.s(case=case, number=n).set(task_id=f"{case}-{n}") for n in (1, 2)]
     chord(header)(noted.s(case=case))
+
+
+def _send_approval(case: str) -> None:
+    awaiting.apply_async(kwargs={"case": case}, task_id=f"{case}-1")
+    approving.apply_async(kwargs={"case": case}, task_id=f"{case}-2")
 
 
 def _send_two(case: str) -> None:
@@ -233,6 +295,25 @@ PROGRAMS: dict[str, Program] = {
     "ignored": Program(_sent(ignored), _one(ignored, "succeeded", None), _own(("only", 1))),
     "failed": Program(_link_error, _one(failed, "failed", ("FAILURE", "ValueError")), _own(("first", 1)), 1),
     "quiet": Program(_linked(plain, ignore_result=True), _one(plain, "succeeded", None), _own(("first", 1), ("item", 2)), 1),
+    "once": Program(
+        _sent(once), _one(once, "succeeded", ("SUCCESS", "done")), _own(("first", 1), ("pay", 1), ("last", 1)), once={"pay"}
+    ),
+    "tried": Program(_sent(tried), _one(tried, "succeeded", ("SUCCESS", 7)), _own(("flaky", 1))),
+    "undoing": Program(
+        _sent(undoing),
+        _one(undoing, "failed", ("FAILURE", "ValueError")),
+        _own(("flight", 1), ("hotel", 1), ("mail", 1)),
+        undone=["hotel", "flight"],
+    ),
+    "asleep": Program(_sent(asleep), _one(asleep, "succeeded", ("SUCCESS", 2)), _own(("before", 1), ("after", 1))),
+    "awaiting": Program(
+        _send_approval,
+        lambda case: [
+            Run(awaiting.name, f"{case}-1", "succeeded", ("SUCCESS", {"by": "ann"})),
+            Run(approving.name, f"{case}-2", "succeeded", ("SUCCESS", "filed")),
+        ],
+        [("{case}-1", "before", 1), ("{case}-1", "after", 1), ("{case}-2", "look", 1), ("{case}-2", "file", 1)],
+    ),
     "chord": Program(
         _send_chord,
         lambda case: [Run(member.name, f"{case}-{n}", "succeeded", ("SUCCESS", n)) for n in (1, 2)],

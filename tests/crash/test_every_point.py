@@ -17,6 +17,7 @@ from servers import RedisServer, assert_no_leaks
 TESTS = Path(__file__).parents[1]
 #: Of programs.py, which needs a server to be imported. Those that take long come first.
 PROGRAMS: tuple[str, ...] = ("retried", "chord", "replaced", "reopened", "sharing", "borrowing")
+PROGRAMS += ("awaiting", "undoing", "once", "tried", "asleep")
 PROGRAMS += ("linked", "failed", "quiet", "plain", "branching", "ignored")
 DOUBLE_KILLS = int(os.environ.get("CRASH_DOUBLE_KILLS", "50"))
 SEED = int(os.environ.get("CRASH_SEED", "1"))
@@ -38,7 +39,8 @@ def test_no_kill_makes_a_recorded_step_run_again_or_loses_a_run(
     assert not violations, "\n".join([f"{len(violations)} of {found['cases']} cases", *violations[:10], done.stderr[-2000:]])
     # The kills really hit: each point of each reaction, and handlers between effect and record.
     assert found["kills"] >= 3 * found["points"]
-    assert found["repeated"] > 0
+    if program != "tried":  # there a kill takes the place of a try that fails
+        assert found["repeated"] > 0
     with server.client(2) as store:
         assert_no_leaks(store)
 
