@@ -57,6 +57,15 @@ def test_the_how_tos_tasks_do_what_the_page_says(monkeypatch: pytest.MonkeyPatch
     assert names["checkout"](500) == "sorry"
 
 
+def test_what_goes_wrong_goes_as_the_page_says(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    names = execute(ROOT / "docs" / "when-things-go-wrong.md", monkeypatch)
+    assert names["pay"]() == "paid"
+    assert names["pay_out"](42) == "transferred for 42"
+    with pytest.raises(ValueError, match="no passport"):
+        names["travel"]()
+    assert capsys.readouterr().out == "cancelled hotel 42\ncancelled flight 42\n"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", page.read_text())
