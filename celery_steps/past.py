@@ -75,6 +75,7 @@ class Record:
     status: str  # done, failed; for what does not stand: reopened, replaced, raised, begun
     run_id: str  # the task id of the run that recorded it
     attempt: int  # of that run; 0: it borrowed the namespace for this step
+    reference: Any = None  # what the task's before_commit returned
     corrupt: str = ""  # why it cannot be read
 
     @property
@@ -122,6 +123,7 @@ def record_of(namespace: str, past: PastStep, codec: Codec) -> Record:
         "error": None,
         "occurred_at_ms": _ms(past.id),
         "took_ms": 0,
+        "reference": None,
     }
     corrupt = past.trouble
     if past.step is not None:

@@ -21,7 +21,7 @@ from celery_steps.engine.identity import check_namespace
 from celery_steps.engine.memory import MemoryStore, deliver
 from celery_steps.errors import JournalLost, RunRefused, StepsError, TooManyCrashes
 from celery_steps.store.keys import RunId
-from celery_steps.verbs import Step, step
+from celery_steps.verbs import CurrentStep, Step, step
 from celery_steps.worker import messages, runtime
 from celery_steps.worker.delivery import Delivery, latest
 from celery_steps.worker.revoke import extend_commands
@@ -42,11 +42,14 @@ class DurableTask(Task):  # type: ignore[misc]
     Attributes:
         namespace: names the workflow instance of a call: text formatted with the call's bound arguments (each
             percent-encoded), or a callable that gets the call's arguments. Default: the task id.
+        before_commit: called with the step (as `current_step()`) and its result before each `step.run` is recorded, never on
+            replay. What it returns is kept with the record, as `reference`. If it raises, the step is not recorded.
     """
 
     acks_late = True
     reject_on_worker_lost = True
     namespace: str | Callable[..., str] | None = None
+    before_commit: Callable[[CurrentStep, Any], Any] | None = None
     Request = "celery_steps.worker.verdicts:Request"
     _track_started: bool | None = None
 
@@ -63,8 +66,9 @@ class DurableTask(Task):  # type: ignore[misc]
         if "track_started" in own and not isinstance(own["track_started"], property):
             cls._track_started = own["track_started"]
             del cls.track_started
-        if inspect.isfunction(own.get("namespace")):
-            cls.namespace = staticmethod(own["namespace"])  # called with the call's arguments, not with the task
+        for name in ("namespace", "before_commit"):  # called with their arguments, not with the task
+            if inspect.isfunction(own.get(name)):
+                setattr(cls, name, staticmethod(own[name]))
 
     @property
     def step(self) -> Step:
@@ -261,6 +265,7 @@ def _execute_in_memory(
         task=task.name,
         token="memory",
         codec=codec,
+        before_commit=task.before_commit,
         emit=functools.partial(deliver, codec),
         retries=request.retries,
         passing=(Retry, Ignore, Reject),

@@ -68,6 +68,7 @@ class Attempt:
 
     `message` gives the serialised Celery message; `announce` tells the outside that the run is suspended (before it is);
     `emit` sends an event and returns how many it reached;
+    `before_commit` hears of each step and its result before it is recorded;
     `opened` hears of every namespace that this attempt owns, to keep its lease; `passing` are exceptions that are no failure of
     a step (Celery's Retry, Ignore, Reject).
     """
@@ -83,6 +84,7 @@ class Attempt:
     message: Callable[[], bytes] = lambda: b""
     announce: Callable[[dict[str, Any]], None] = lambda info: None
     emit: Callable[[Emission], int] = lambda emission: 0
+    before_commit: Callable[[Any, Any], Any] | None = None
     opened: Callable[[JournalStore], None] = lambda store: None
     closed: Callable[[JournalStore], None] = lambda store: None
     passing: tuple[type[BaseException], ...] = ()

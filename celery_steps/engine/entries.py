@@ -31,6 +31,7 @@ class Step(NamedTuple):
     took: int  # ms
     verb: str = "run"  # which verb recorded it
     undo: bool = False  # it has a rollback
+    reference: bytes | None = None  # what the task's before_commit returned, encoded
 
     @property
     def occurred_at_ms(self) -> int:
@@ -83,8 +84,11 @@ def pack_step(
     took: int,
     verb: str = "run",
     undo: bool = False,
+    reference: bytes | None = None,
 ) -> bytes:
     fields = [FORMAT, identity[0], identity[1], digest, ok, value, input, began, took]
+    if reference is not None:
+        return pack([*fields, verb, undo, reference])
     return pack([*fields, verb, undo] if undo else fields if verb == "run" else [*fields, verb])
 
 

@@ -37,4 +37,5 @@ def _record(namespace: str, step: Step, codec: Codec) -> dict[str, Any]:
         "error": None if step.ok else codec.decode_failure(step.value, **where),
         "occurred_at_ms": step.occurred_at_ms,
         "took_ms": step.took,
+        "reference": None if step.reference is None else codec.decode(step.reference, hint=PLAIN, **where),
     }

@@ -229,11 +229,31 @@ def _try(call: _Call, journal: Journal, append: Append) -> Known | None:
         if options.get("retry") is not None or options.get("at_most_once"):
             _final(call, error)
         raise
-    took = attempt.clock() - began
-    record = fmt.pack_step(call.identity, call.digest, True, encoded, _input(call), began, took, call.verb, call.undo)
+    reference = _referred(call, journal, number, value, began) if attempt.before_commit is not None else None
+    record = fmt.pack_step(
+        call.identity, call.digest, True, encoded, _input(call), began, attempt.clock() - began, call.verb, call.undo, reference
+    )
     append([("step", record)])
     # What the first call returns and what a replay returns are the same: the decoded record.
     return Known(value if type(value) in _ATOMS else attempt.codec.decode(encoded, hint=hint, **call.where))
+
+
+def _referred(call: _Call, journal: Journal, number: int, value: Any, began: int) -> bytes:
+    """What the task's before_commit returns, to be kept with the record. If it raises, there is no record."""
+    attempt = call.attempt
+    assert attempt.before_commit is not None
+    try:
+        reference = attempt.before_commit(_step_of(call, journal, number), value)
+        return attempt.codec.encode(reference, where="what before_commit returns", hint=PLAIN, **call.where)
+    except Exception as error:
+        if not call.options.get("at_most_once"):  # its effect is there: that stays a doubt
+            attempt.failure = _failure(call, error, began)
+        raise
+
+
+def _step_of(call: _Call, journal: Journal, number: int) -> CurrentStep:
+    key, sequence = call.identity
+    return CurrentStep(key, sequence, call.namespace, number, idempotency_key(call.namespace, call.identity, journal.epoch))
 
 
 def _begin(call: _Call, journal: Journal) -> int:
@@ -248,9 +268,8 @@ def _begin(call: _Call, journal: Journal) -> int:
 
 
 def _called(call: _Call, journal: Journal, number: int) -> Any:
-    attempt, (key, sequence) = call.attempt, call.identity
-    step = CurrentStep(key, sequence, call.namespace, number, idempotency_key(call.namespace, call.identity, journal.epoch))
-    token = _current_step.set(step)
+    attempt, key = call.attempt, call.identity[0]
+    token = _current_step.set(_step_of(call, journal, number))
     attempt.in_handler = True
     try:
         handler = partial(call.handler, call.input) if call.gets_input else call.handler

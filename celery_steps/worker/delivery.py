@@ -84,6 +84,7 @@ class Delivery:
             retries=request.retries,
             call_digest=lambda: _call_digest(self.snapshot.args, self.snapshot.kwargs),
             message=self.snapshot,
+            before_commit=task.before_commit,
             announce=self.result.write_suspended,
             emit=functools.partial(events.emit, task.app),
             opened=self._hold,
