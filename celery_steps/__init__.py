@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from celery_steps.errors import (
+    ChildFailed,
     InputMismatch,
     JournalLost,
     LeaseLost,
@@ -14,6 +15,7 @@ from celery_steps.errors import (
     SettingsError,
     StepFailed,
     StepsError,
+    StepTimeout,
     StoreUnavailable,
     TooManyCrashes,
 )
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from celery_steps.verbs import CurrentStep, current_step, step
 
 __all__ = [
+    "ChildFailed",
     "CurrentStep",
     "DurableTask",
     "InputMismatch",
@@ -36,6 +39,7 @@ __all__ = [
     "Runs",
     "SettingsError",
     "StepFailed",
+    "StepTimeout",
     "StepsError",
     "StoreUnavailable",
     "TooManyCrashes",

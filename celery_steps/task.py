@@ -21,7 +21,9 @@ from celery_steps.engine.memory import MemoryStore, deliver
 from celery_steps.errors import JournalLost, RunRefused, StepsError, TooManyCrashes
 from celery_steps.store.keys import RunId
 from celery_steps.verbs import Step, step
-from celery_steps.worker import messages, runtime
+from celery_steps.worker import messages, notices, runtime, triggers
+from celery_steps.worker.beside import PROMPT, beside
+from celery_steps.worker.children import EagerChildren
 from celery_steps.worker.delivery import Delivery, latest
 from celery_steps.worker.revoke import extend_commands
 from celery_steps.worker.sweeper import Sweeper
@@ -41,11 +43,13 @@ class DurableTask(Task):  # type: ignore[misc]
     Attributes:
         namespace: names the workflow instance of a call: text formatted with the call's bound arguments (each
             percent-encoded), or a callable that gets the call's arguments. Default: the task id.
+        triggers: names of events: a broadcast of one starts the task with the event's data as its one argument.
     """
 
     acks_late = True
     reject_on_worker_lost = True
     namespace: str | Callable[..., str] | None = None
+    triggers: tuple[str, ...] = ()
     Request = "celery_steps.worker.verdicts:Request"
     _track_started: bool | None = None
 
@@ -62,6 +66,8 @@ class DurableTask(Task):  # type: ignore[misc]
         if "track_started" in own and not isinstance(own["track_started"], property):
             cls._track_started = own["track_started"]
             del cls.track_started
+        if "triggers" in own:
+            cls.triggers = triggers.check(own["triggers"], f"triggers of the task {own.get('name') or cls.__name__}")
         if inspect.isfunction(own.get("namespace")):
             cls.namespace = staticmethod(own["namespace"])  # called with the call's arguments, not with the task
 
@@ -257,8 +263,11 @@ def _execute_in_memory(
         token="memory",
         codec=codec,
         emit=functools.partial(deliver, codec),
+        children=EagerChildren(task.app),
         retries=request.retries,
         passing=(Retry, Ignore, Reject),
+        prompt=PROMPT,
+        beside=functools.partial(beside, task, request),
         nested_in=nested,
         request=request,
     )
@@ -277,7 +286,8 @@ def _execute_in_memory(
 
 @signals.worker_init.connect
 def _prepare_worker(sender: Any = None, **_: Any) -> None:
-    """A worker whose app has durable tasks gets a sweeper, and its `revoke` cancels runs."""
+    """A worker whose app has durable tasks gets a sweeper, its `revoke` cancels runs, and its tasks tell their parents."""
     if any(isinstance(task, DurableTask) for task in sender.app.tasks.values()):
         extend_commands()
+        notices.connect()
         sender.app.steps["worker"].add(Sweeper)

@@ -13,7 +13,7 @@ from typing import Any
 
 from celery_steps.codec import PLAIN, input_digest
 from celery_steps.engine import entries as fmt
-from celery_steps.engine.attempt import Attempt, Failure
+from celery_steps.engine.attempt import Attempt, Failure, handling
 from celery_steps.engine.borrow import borrowed
 from celery_steps.engine.entries import Identity, Step
 from celery_steps.engine.identity import NO_INPUT, bind, check_key, check_namespace, check_options, idempotency_key
@@ -52,8 +52,13 @@ def current_step() -> CurrentStep:
     return step
 
 
+def step_of_handler(attempt: Attempt) -> CurrentStep | None:
+    """The step whose handler speaks, None: the body does."""
+    return _current_step.get() if attempt.in_handler else None
+
+
 @dataclass(slots=True)
-class _Call:
+class Call:
     """One call of step.run, its arguments checked."""
 
     attempt: Attempt
@@ -65,6 +70,7 @@ class _Call:
     digest: bytes | None
     options: dict[str, Any]
     verb: str
+    failures: list[Failure]  # where its own is put
 
     @property
     def where(self) -> dict[str, Any]:
@@ -80,6 +86,34 @@ def run_step(attempt: Attempt, key: str, input: Any, handler: Any, options: dict
 
     The input of another `verb` that is done as a step is recorded, and not checked on replay.
     """
+    gets_input, given, digest, namespace, identity = _begin(attempt, key, input, handler, options, verb)
+    recorded = attempt.journal.steps.get(identity)
+    if (
+        recorded is not None
+        and recorded.digest == digest
+        and recorded.ok
+        and recorded.verb == verb
+        and namespace == attempt.namespace
+    ):
+        hint = _hint(handler, options)  # the usual case of a replay, which is all that a long run does for a while
+        return attempt.codec.decode(recorded.value, hint=hint, namespace=namespace, key=key, sequence=identity[1])
+    call = Call(attempt, namespace, identity, handler, gets_input, given, digest, options, verb, attempt.failures)
+    if namespace != attempt.namespace:
+        return _run_elsewhere(call)
+    if recorded is not None:
+        return _replay(call, recorded)
+    return execute(call, attempt.journal, attempt.append)
+
+
+def branch_call(attempt: Attempt, key: str, input: Any, handler: Any, options: dict[str, Any]) -> Call:
+    """A step that a branch is to do: checked, and its occurrence counted."""
+    gets_input, given, digest, namespace, identity = _begin(attempt, key, input, handler, options, "run")
+    return Call(attempt, namespace, identity, handler, gets_input, given, digest, options, "run", [])
+
+
+def _begin(
+    attempt: Attempt, key: str, input: Any, handler: Any, options: dict[str, Any], verb: str
+) -> tuple[bool, Any, bytes | None, str, Identity]:
     if type(key) is not str or not key or key.isspace():
         check_key(key)
     if options:
@@ -90,23 +124,8 @@ def run_step(attempt: Attempt, key: str, input: Any, handler: Any, options: dict
     namespace = options.get("namespace", attempt.namespace) if options else attempt.namespace
     place = (namespace, key)
     sequence = attempt.seen[place] = attempt.seen.get(place, 0) + 1
-    identity = (key, sequence)
-    recorded = attempt.journal.steps.get(identity)
-    if (
-        recorded is not None
-        and recorded.digest == digest
-        and recorded.ok
-        and recorded.verb == verb
-        and namespace == attempt.namespace
-    ):
-        hint = _hint(handler, options)  # the usual case of a replay, which is all that a long run does for a while
-        return attempt.codec.decode(recorded.value, hint=hint, namespace=namespace, key=key, sequence=sequence)
-    call = _Call(attempt, namespace, identity, handler, gets_input, given, digest, options, verb)
-    if namespace != attempt.namespace:
-        return _run_elsewhere(call)
-    if recorded is not None:
-        return _replay(call, recorded)
-    return _execute(call, attempt.journal, attempt.append)
+    identity = attempt.at = (key, sequence)
+    return gets_input, given, digest, namespace, identity
 
 
 def _check(options: dict[str, Any]) -> None:
@@ -120,10 +139,20 @@ def _check(options: dict[str, Any]) -> None:
 # -- replay -------------------------------------------------------------------------------------------------------------
 
 
-def _replay(call: _Call, step: Step) -> Any:
+def _replay(call: Call, step: Step) -> Any:
+    check_record(call, step)
+    return recorded_result(call, step)
+
+
+def check_record(call: Call, step: Step) -> None:
+    """InputMismatch where something else was recorded for this identity."""
     check_verb(call.namespace, step, call.verb)
     if step.digest != call.digest:
         _mismatch(call, step)
+
+
+def recorded_result(call: Call, step: Step) -> Any:
+    """What the recorded outcome means to the caller; raises a recorded failure."""
     codec = call.attempt.codec
     if step.ok:
         key, sequence = call.identity
@@ -142,7 +171,7 @@ def check_verb(namespace: str, step: Step, verb: str) -> None:
         )
 
 
-def _mismatch(call: _Call, step: Step) -> None:
+def _mismatch(call: Call, step: Step) -> None:
     key, sequence = call.identity
     text = (
         f"Step {key!r} (occurrence {sequence}) in namespace {call.namespace!r} was recorded with another input: recorded hash "
@@ -172,7 +201,7 @@ def _differences(old: Any, new: Any, path: str) -> list[str]:
 # -- execution ----------------------------------------------------------------------------------------------------------
 
 
-def _execute(call: _Call, journal: Journal, append: Callable[[Sequence[tuple[str, bytes]]], None]) -> Any:
+def execute(call: Call, journal: Journal, append: Callable[[Sequence[tuple[str, bytes]]], None]) -> Any:
     attempt, hint = call.attempt, call.hint
     attempt.before_effect()
     if attempt.records_starts:  # after a crash the next attempt records what it begins: so the poison step has a name
@@ -183,7 +212,7 @@ def _execute(call: _Call, journal: Journal, append: Callable[[Sequence[tuple[str
     tries = attempt.journal.started[call.identity] + (0 if attempt.records_starts else 1)
     step = CurrentStep(key, sequence, call.namespace, tries, idempotency_key(call.namespace, call.identity, journal.epoch))
     token = _current_step.set(step)
-    attempt.in_handler = True
+    handling_token = handling.set(attempt)
     try:
         value = call.handler(call.input) if call.gets_input else call.handler()
         if inspect.isawaitable(value):
@@ -192,10 +221,10 @@ def _execute(call: _Call, journal: Journal, append: Callable[[Sequence[tuple[str
     except attempt.passing:
         raise
     except Exception as error:
-        attempt.failure = _failure(call, error, began)
+        call.failures.append(failure_of(call, error, began))
         raise
     finally:
-        attempt.in_handler = False
+        handling.reset(handling_token)
         _current_step.reset(token)
     took = attempt.clock() - began
     record = fmt.pack_step(call.identity, call.digest, True, encoded, _input(call), began, took, call.verb)
@@ -204,22 +233,22 @@ def _execute(call: _Call, journal: Journal, append: Callable[[Sequence[tuple[str
     return value if type(value) in _ATOMS else attempt.codec.decode(encoded, hint=hint, **where)
 
 
-def _failure(call: _Call, error: Exception, began: int) -> Failure:
+def failure_of(call: Call, error: Exception, began: int, cause: BaseException | None = None, *, called: bool = True) -> Failure:
+    """This step has no result, but `error`. `cause`: what leaves the body for it, if that is another."""
     took = call.attempt.clock() - began
 
-    def record() -> None:
+    def pack() -> bytes:
         value = call.attempt.codec.encode_failure(error, **call.where)
-        entry = fmt.pack_step(call.identity, call.digest, False, value, _input(call), began, took, call.verb)
-        call.attempt.raised.append((error, call.identity))
-        if call.namespace == call.attempt.namespace:
-            call.attempt.append([("step", entry)])
-        else:
-            borrowed(call.attempt, call.namespace, call.identity[0], lambda journal, give_back: give_back([("step", entry)]))
+        return fmt.pack_step(call.identity, call.digest, False, value, _input(call), began, took, call.verb)
 
-    return Failure(call.identity, error, record)
+    def elsewhere(entries: Sequence[tuple[str, bytes]]) -> None:
+        borrowed(call.attempt, call.namespace, call.identity[0], lambda journal, give_back: give_back(entries))
+
+    commit = call.attempt.append if call.namespace == call.attempt.namespace else elsewhere
+    return Failure(call.identity, error, pack, commit, cause or error, called)
 
 
-def _input(call: _Call) -> bytes | None:
+def _input(call: Call) -> bytes | None:
     if call.input is NO_INPUT or not call.options.get("record_input", call.attempt.record_input):
         return None
     try:
@@ -250,11 +279,11 @@ def _return_annotation(handler: Any) -> Any:
 # -- another namespace ----------------------------------------------------------------------------------------------------
 
 
-def _run_elsewhere(call: _Call) -> Any:
+def _run_elsewhere(call: Call) -> Any:
     def inside(journal: Journal, give_back: Callable[[Sequence[tuple[str, bytes]]], None]) -> Any:
         recorded = journal.steps.get(call.identity)
         if recorded is None:
-            return _execute(call, journal, give_back)
+            return execute(call, journal, give_back)
         give_back([])
         return _replay(call, recorded)
 

@@ -63,6 +63,23 @@ class Wait:
         """When somebody must look at the latest, in ms."""
         return self.deadline or fmt.NEVER
 
+    @classmethod
+    def start(cls, waits: Sequence[Wait]) -> None:
+        """Record that they begin, in one commit: from now on their deadlines hold."""
+        new = [(wait, entry) for wait in waits if (entry := wait.entry()) is not None]
+        if new:
+            attempt = waits[0].attempt
+            attempt.append([("wait", entry) for _, entry in new], record=False)
+            for wait, _ in new:
+                wait.begun = attempt.journal.waits[wait.identity]
+
+    @classmethod
+    def prepare(cls, waits: Sequence[Wait], now: int, inbox: Sequence[Event]) -> None:
+        """Called with all of one kind before each of them looks: what can be asked at once is."""
+
+    def abandon(self) -> None:
+        """Nobody wants to know any more what this comes to."""
+
     def look(self, now: int, inbox: Sequence[Event]) -> Ended | None:
         """What this wait has come to at `now`, None: it goes on."""
         raise NotImplementedError
@@ -110,14 +127,16 @@ def wait(wait: Wait) -> Any:
     return wait.value_of(step)
 
 
-def wait_for(waits: Sequence[Wait]) -> None:
-    """Until each has a recorded outcome. Raises Suspended where that takes long."""
+def wait_for(waits: Sequence[Wait], *, until_failure: bool = False) -> None:
+    """Until each has a recorded outcome, or one a recorded failure if that is enough. Raises Suspended where that takes long."""
     going = list(waits)
     while going:
         attempt = going[0].attempt
         attempt.before_effect()
         inbox = attempt.read_inbox() if any(wait.reads_inbox for wait in going) else []
         now = attempt.now_ms()
+        for kind in dict.fromkeys(type(one) for one in going):
+            kind.prepare([one for one in going if type(one) is kind], now, inbox)
         ended: list[tuple[Wait, Ended]] = []
         for one in going:
             free = [event for event in inbox if not any(event in end.taken for _, end in ended)]
@@ -126,6 +145,8 @@ def wait_for(waits: Sequence[Wait]) -> None:
                 ended.append((one, end))
         if ended:
             record(attempt, ended)
+        if until_failure and not all(end.ok for _, end in ended):
+            return
         over = [one for one, _ in ended]
         going = [one for one in going if one not in over]
         if going:
@@ -134,9 +155,17 @@ def wait_for(waits: Sequence[Wait]) -> None:
 
 def record(attempt: Attempt, ended: Sequence[tuple[Wait, Ended]]) -> None:
     """Record what waits came to, and take their events out of the inbox, in one commit."""
-    entries = [("step", _step(wait, end)) for wait, end in ended]
+    entries = [("step", pack_end(wait, end)) for wait, end in ended]
     names = [wait.name for wait, _ in ended if wait.reads_inbox]
     taken = [event for _, end in ended for event in end.taken]
+    commit(attempt, entries, names, taken)
+    attempt.inbox = [event for event in attempt.inbox if event not in taken]
+
+
+def commit(
+    attempt: Attempt, entries: Sequence[tuple[str, bytes]], names: Sequence[str], taken: Sequence[Event] = ()
+) -> None:
+    """Record what waits came to. `names` of those that read the inbox: they are to hear of nothing more."""
     if not names:
         attempt.append(entries)
         return
@@ -146,10 +175,10 @@ def record(attempt: Attempt, ended: Sequence[tuple[Wait, Ended]]) -> None:
         return attempt.store.receive(before, after, numbered, ended=names, taken=[event.id for event in taken])
 
     attempt.leaving(lambda: attempt.journal.write(send, entries))
-    attempt.inbox = [event for event in attempt.inbox if event not in taken]
 
 
-def _step(wait: Wait, end: Ended) -> bytes:
+def pack_end(wait: Wait, end: Ended) -> bytes:
+    """The packed entry of what it came to."""
     attempt = wait.attempt
     try:
         asked = attempt.codec.encode(wait.asked, where="input", hint=PLAIN, **wait.where) if attempt.record_input else None
@@ -162,16 +191,13 @@ def _step(wait: Wait, end: Ended) -> bytes:
 def _rest(attempt: Attempt, going: Sequence[Wait]) -> None:
     """Leave the worker; or stay, for a short rest in which nothing can come."""
     wake = min(wait.wake for wait in going)
-    begun = [entry for wait in going if (entry := wait.entry()) is not None]
     left = wake - attempt.now_ms()
     inbox = any(wait.reads_inbox for wait in going)
     if left <= _SHORT and not inbox and attempt.store.skipped_ms is None:
-        if begun:
-            attempt.append([("wait", entry) for entry in begun], record=False)
-            for wait in going:
-                wait.begun = attempt.journal.waits[wait.identity]
+        Wait.start(going)
         time.sleep(max(0, left) / 1000)
         return
+    begun = [entry for wait in going if (entry := wait.entry()) is not None]
     told = [wait.describe() for wait in going]
     about = ", ".join(f"{one['waiting_for']} ({one['key']})" for one in told[:10])
     awaits = [event for wait in going for event in wait.awaits()]

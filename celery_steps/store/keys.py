@@ -9,6 +9,8 @@ from zlib import crc32
 
 FINAL = ("succeeded", "failed", "cancelled")
 OPEN = ("held", "running", "suspended", "retrying")
+#: Of log lines, the least grave first.
+LEVELS = ("debug", "info", "warning", "error")
 
 
 def encode(text: str) -> str:
@@ -101,6 +103,11 @@ class Keys:
     def triggers(self, event: str) -> str:
         """Which tasks start on an event of this name."""
         return f"{self.prefix}:triggers:{encode(event)}"
+
+    @property
+    def triggering(self) -> str:
+        """The events on which tasks start."""
+        return f"{self.prefix}:triggering"
 
     def index(self, task_id: str) -> str:
         """Leads from a task id to its namespace, where that is not the id itself."""

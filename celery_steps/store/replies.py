@@ -28,6 +28,7 @@ class Claim(NamedTuple):
     attempts: int = 0
     detail: str = ""  # SETTLED: the state; FINISHED: the outcome's entry id
     wait: int = 0  # SETTLING, EARLY, HELD (of a borrow): ms until it is worth looking again
+    told: str = ""  # how far the body's own log lines and progress are written
 
 
 class Event(NamedTuple):

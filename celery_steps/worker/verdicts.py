@@ -18,11 +18,14 @@ from celery.platforms import signals as by_name
 from celery.worker import state
 from celery.worker.request import Request as CeleryRequest
 
+from celery_steps.engine.child import cancel_children
 from celery_steps.engine.entries import pack_control, pack_finish
+from celery_steps.engine.journal import Journal
 from celery_steps.errors import StepsError, StoreUnavailable
 from celery_steps.store.keys import RunId
 from celery_steps.store.replies import Verdict
 from celery_steps.worker import messages, runtime
+from celery_steps.worker.children import WorkerChildren
 from celery_steps.worker.delivery import token_prefix
 from celery_steps.worker.revoke import cancel
 
@@ -260,6 +263,10 @@ class Request(CeleryRequest):  # type: ignore[misc]
         try:
             value = run.parts.codec.encode_failure(error) if error is not None else b""
             binding = run.parts.main_store.bind(run.namespace, run.id, self._token, self._app.main or "")
+            if outcome == "cancelled":
+                journal = Journal(binding, str(run.id))
+                journal.absorb(binding.read("-"))
+                cancel_children(journal, WorkerChildren(self._app))
             before, id = f"{taken.fence}-0 {taken.uid}", f"{taken.fence}-1"
             entry = pack_finish(str(run.id), outcome, value)
             binding.finish_and_settle(before, f"{id} {taken.uid}", id, entry, outcome)
