@@ -1,4 +1,4 @@
-"""Print each budget as measured, next to PING in the same run. One argument narrows it: steps, workers."""
+"""Print each budget as measured, next to PING in the same run. One argument narrows it: steps, workers, waiting."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ def main(which: str) -> None:
 
             with workers.worker(url):
                 rows += workers.measure()
+        if which in ("", "waiting"):
+            os.environ["STEPS_BENCH_URL"] = url
+            from benchmarks import waiting
+
+            rows += waiting.measure(url)
     table = Table("budget", "measured", "allowed", title="celery-steps: what a step costs")
     for row in sorted(rows):
         table.add_row(*row)

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from celery_steps.errors import (
+    ChildFailed,
     InDoubt,
     InputMismatch,
     JournalLost,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from celery_steps.verbs import CurrentStep, RetryPolicy, current_step, step
 
 __all__ = [
+    "ChildFailed",
     "CurrentStep",
     "DurableTask",
     "InDoubt",

@@ -26,10 +26,6 @@ class StepFailed(StepsError):
     """A step's recorded failure is of an exception class that is not there any more."""
 
 
-class StepTimeout(StepsError):
-    """A step's handler did not end within its timeout."""
-
-
 class InDoubt(StepsError):
     """A step was begun at most once, and nobody knows what became of it."""
 
@@ -40,6 +36,27 @@ class NotDone(StepsError):
 
 class ResultError(StepsError):
     """A value cannot be recorded, or a record cannot be read."""
+
+
+class StepTimeout(StepsError):
+    """A step was not over in time."""
+
+
+class ChildFailed(StepsError):
+    """A child task failed.
+
+    Attributes:
+        task, task_id: what of it failed.
+        error: its exception, also this one's `__cause__`.
+    """
+
+    task = ""
+    task_id = ""
+    error: Exception | None = None
+
+    def __init__(self, message: str | None = None, *, task: str = "", task_id: str = "", error: Exception | None = None) -> None:
+        super().__init__(message)
+        self.task, self.task_id, self.error = task, task_id, error
 
 
 class NoActiveRun(StepsError):

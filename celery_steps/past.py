@@ -1,4 +1,4 @@
-"""What `Runs` hands out: runs, their attempts and records, as plain frozen values."""
+"""What `Runs` hands out: runs, their attempts, records and log lines, as plain frozen values."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from celery_steps.codec import Codec
-from celery_steps.engine.history import PastAttempt, PastStep
+from celery_steps.engine.entries import NEVER
+from celery_steps.engine.history import WAITING, PastAttempt, PastStep
 from celery_steps.engine.inspection import records
-from celery_steps.store.keys import RunId
+from celery_steps.engine.log import read_line, words_of
+from celery_steps.engine.progress import progress_of
+from celery_steps.errors import ResultError
+from celery_steps.store.keys import RunId, decode
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -36,8 +40,31 @@ class RunAttempt:
 
 
 @dataclass(frozen=True)
+class Waiting:
+    """Something that a run waits for."""
+
+    key: str
+    sequence: int
+    verb: str  # sleep, sleep_until, wait_for_event, run_task
+    about: str  # the event's name, the child's task
+    began_at: datetime
+    until: datetime | None  # None: for ever
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is, as it said itself."""
+
+    current: float
+    total: float | None
+    message: str | None
+    data: dict[str, Any]
+    at: datetime
+
+
+@dataclass(frozen=True)
 class Run:
-    """One run. The last three are known to `Runs.get` only: a list does not read journals."""
+    """One run. The last four are known to `Runs.get` only: a list does not read journals."""
 
     namespace: str
     id: str  # Celery's task id
@@ -50,11 +77,14 @@ class Run:
     changed_at: datetime  # of its status
     owner: Worker | None  # who executes it
     lease_until: datetime | None
-    wake_at: datetime | None  # of a suspended or retrying one
+    wake_at: datetime | None  # of a suspended or retrying one; None also where it waits for ever
     error: Exception | None  # of a failed one
+    events: tuple[str, ...] = ()  # that a suspended one waits for
+    progress: Progress | None = None  # the last it told
     history: tuple[RunAttempt, ...] = ()
     in_flight: tuple[str, int] | None = None  # the step that was begun last, where that is recorded: after a crash
-    waiting: str = ""  # suspended: for what
+    waiting: str = ""  # suspended: for what, in words
+    waits: tuple[Waiting, ...] = ()  # of an unfinished one
     to_undo: tuple[tuple[str, int], ...] = ()  # (key, occurrence) of a run that is, or was, rolled back; newest first
 
 
@@ -72,15 +102,56 @@ class Record:
     error: Exception | None
     occurred_at_ms: int  # by the store's clock
     took_ms: int
-    status: str  # done, failed; for what does not stand: reopened, replaced, raised, begun
+    status: str  # done, failed, waiting; for what does not stand: reopened, replaced, raised, begun
     run_id: str  # the task id of the run that recorded it
     attempt: int  # of that run; 0: it borrowed the namespace for this step
+    verb: str = "run"  # which verb recorded it
+    waits_for: Waiting | None = None  # of a wait that is not over
     reference: Any = None  # what the task's before_commit returned
     corrupt: str = ""  # why it cannot be read
 
     @property
     def occurred_at(self) -> datetime:
         return at(self.occurred_at_ms)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line that a run said with `step.log`."""
+
+    id: str  # rises within a namespace
+    at: datetime  # by the store's clock
+    level: str  # debug, info, warning, error
+    namespace: str
+    run_id: str
+    task: str
+    attempt: int  # of that run, from 1
+    key: str  # of the step whose handler said it, "": the body
+    sequence: int
+    message: str
+    data: dict[str, Any]
+    corrupt: str = ""  # why it cannot be read
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some runs, newest first; `cursor` leads to the next page, None: there is none."""
+
+    runs: tuple[Run, ...]
+    cursor: str | None
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Figures of one store and one app."""
+
+    runs: dict[str, int]  # by status
+    unfinished: int
+    tickets: int  # of this app
+    due: int  # of them, due now
+    late_seconds: float  # how long the first of these has been due; 0: none is
+    memory_bytes: int | None  # what the Redis server uses in all; None: it does not say
+    server: str  # its version, "" where it does not say
 
 
 def at(ms: int) -> datetime:
@@ -109,6 +180,64 @@ def attempt_of(past: PastAttempt, running: bool) -> RunAttempt:
     )
 
 
+def run_of(namespace: str, run: RunId, head: dict[str, str], error: Exception | None, codec: Codec) -> Run:
+    """A run from its fields in the run hash."""
+    wake = int(head.get("wake", 0)) if head["status"] in ("suspended", "retrying") else 0
+    owns = bool(head.get("owner")) and head.get("owner_run") == str(run)
+    awaited = head.get("await", "").split() if head["status"] == "suspended" else []
+    return Run(
+        namespace=namespace,
+        id=run.id,
+        task=run.task,
+        status=head["status"],
+        attempts=int(head.get("attempts", 0)),
+        crashes=int(head.get("crashes", 0)),
+        retries=int(head.get("retries", 0)),
+        created_at=at(int(head.get("created", 0))),
+        changed_at=at(int(head.get("changed", 0))),
+        owner=worker_of(head["owner"]) if owns else None,
+        lease_until=at(int(head.get("lease", 0))) if owns else None,
+        wake_at=at(wake) if 0 < wake < NEVER // 2 else None,
+        error=error,
+        events=tuple(dict.fromkeys(decode(name.partition("|")[0]) for name in awaited)),
+        progress=_progress(namespace, head, codec),
+    )
+
+
+def _progress(namespace: str, head: dict[str, str], codec: Codec) -> Progress | None:
+    if "progress" not in head:
+        return None
+    try:
+        data = progress_of(head["progress"].encode(errors="surrogateescape"), namespace, codec)
+        current, total, message = (data.pop(name) for name in ("current", "total", "message"))
+        return Progress(current, total, message, data, at(int(head.get("progressed", 0))))
+    except Exception:  # damaged, or of another steps_codec: the run is shown all the same
+        return None
+
+
+def waiting_of(past: PastStep) -> Waiting:
+    """What a wait that is not over waits for."""
+    wait = past.wait
+    assert wait is not None
+    until = at(wait.deadline) if wait.deadline else None
+    return Waiting(wait.key, wait.sequence, wait.verb, wait.about, at(_ms(past.id)), until)
+
+
+def line_of(namespace: str, id: str, said_at: bytes, data: bytes, codec: Codec) -> Line:
+    """A line of the log with its words decoded, if they can be."""
+    moment = at(int(said_at) if said_at.isdigit() else _ms(id))
+    try:
+        line = read_line(data)
+        run = RunId.parse(line.run)
+        known = (id, moment, line.level, namespace, run.id, run.task, line.attempt, line.key, line.sequence)
+        try:
+            return Line(*known, *words_of(line, namespace, codec))
+        except Exception as error:  # also whatever steps_codec raises
+            return Line(*known, "", {}, corrupt=str(error) or type(error).__name__)
+    except (ResultError, ValueError) as error:
+        return Line(id, moment, "error", namespace, "", "", 0, "", 0, "", {}, corrupt=str(error))
+
+
 def record_of(namespace: str, past: PastStep, codec: Codec) -> Record:
     """A step with its values decoded, if they can be."""
     key, sequence = past.identity
@@ -117,6 +246,7 @@ def record_of(namespace: str, past: PastStep, codec: Codec) -> Record:
         "namespace": namespace,
         "key": key,
         "sequence": sequence,
+        "verb": "run" if past.wait is None else past.wait.verb,
         "deterministic_inputs_hash": "",
         "input": None,
         "result": None,
@@ -137,6 +267,7 @@ def record_of(namespace: str, past: PastStep, codec: Codec) -> Record:
         status=past.status,
         run_id="" if attempt is None else RunId.parse(attempt.run).id,
         attempt=0 if attempt is None else attempt.number,
+        waits_for=waiting_of(past) if past.status == WAITING else None,
         corrupt=corrupt,
     )
 

@@ -2,57 +2,39 @@
 
 from __future__ import annotations
 
-import base64
 import builtins
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
+from uuid import uuid4
 
 from celery import Celery
 
 from celery_steps.doctor import Finding, examine
+from celery_steps.engine.attempt import Emission
 from celery_steps.engine.entries import Identity, pack_control, read_finish
-from celery_steps.engine.history import DONE, FAILED, History
+from celery_steps.engine.event import check_app, check_data, check_event
+from celery_steps.engine.history import DONE, FAILED, WAITING, History
+from celery_steps.engine.identity import check_namespace
 from celery_steps.engine.journal import Journal
 from celery_steps.errors import JournalLost, RunRefused, StepsError
-from celery_steps.past import Record, Run, at, attempt_of, record_of, worker_of
+from celery_steps.past import Line, Page, Record, Run, Stats, attempt_of, line_of, record_of, run_of, waiting_of
 from celery_steps.store.index import Index, Row
-from celery_steps.store.keys import FINAL, OPEN, WAITING, RunId
+from celery_steps.store.keys import AWAY, FINAL, LEVELS, OPEN, RunId
 from celery_steps.store.replies import Entry
 from celery_steps.times import duration, moment
-from celery_steps.worker import again, control, runtime
+from celery_steps.worker import again, control, events, runtime
 from celery_steps.worker.check import Check, check
 from celery_steps.worker.sweeper import sweep
 
-__all__ = ["Check", "Finding", "Page", "Record", "Run", "Runs", "Stats"]
+__all__ = ["Check", "Finding", "Line", "Page", "Record", "Run", "Runs", "Stats"]
 
 _NOTHING: Any = object()
 _STATUSES = OPEN + FINAL
 _LARGEST_PAGE = 10_000
 _ENDLESS = 1 << 53  # ms; later than any time, and exact as a score
-
-
-@dataclass(frozen=True)
-class Page:
-    """Some runs, newest first; `cursor` leads to the next page, None: there is none."""
-
-    runs: tuple[Run, ...]
-    cursor: str | None
-
-
-@dataclass(frozen=True)
-class Stats:
-    """Figures of one store and one app."""
-
-    runs: dict[str, int]  # by status
-    unfinished: int
-    tickets: int  # of this app
-    due: int  # of them, due now
-    late_seconds: float  # how long the first of these has been due; 0: none is
-    memory_bytes: int | None  # what the Redis server uses in all; None: it does not say
-    server: str  # its version, "" where it does not say
 
 
 class Runs:
@@ -95,7 +77,7 @@ class Runs:
             raise StepsError(f"limit must be from 1 to {_LARGEST_PAGE:,}, not {limit!r}.")
         index = self._index
         start, end = (_milliseconds(value, name) for value, name in ((since, "since"), (until, "until")))
-        below = None if cursor is None else _row_of(cursor)
+        below = None if cursor is None else Row.at(cursor)
         wanted = _statuses(status)
         rows = index.rows(wanted, start or 0, _ENDLESS if end is None else end, below)
         if task is not None:
@@ -107,7 +89,7 @@ class Runs:
             # Not those that have changed since the index was read, nor those whose keys have expired.
             found += [run for run in self._load(index, [row.split() for row in chunk]) if run.status in wanted]
         more = last is not None and next(rows, None) is not None
-        return Page(tuple(found), _cursor_of(last) if more and last else None)
+        return Page(tuple(found), last.cursor if more and last else None)
 
     def get(self, name: str) -> Run:
         """One run, with its attempts. RunRefused if there is none, or if the namespace has several: it lists them."""
@@ -120,18 +102,20 @@ class Runs:
         run = next(iter(self._load(index, [(namespace, id)])), None)
         if run is None:  # gone since
             raise RunRefused(self._none(index, name))
-        past = History.of(self._entries(namespace)).attempts_of(str(id))
+        history = History.of(self._entries(namespace))
+        past = history.attempts_of(str(id))
         running = run.status == "running" and run.owner is not None
         return replace(
             run,
             history=tuple(attempt_of(attempt, running and attempt is past[-1]) for attempt in past),
             in_flight=past[-1].in_flight if past and run.status not in FINAL else None,
             to_undo=self._to_undo(namespace, id) if run.status in ("rolling_back", "failed", "cancelled") else (),
-            waiting=past[-1].about if past and run.status in WAITING else "",
+            waiting=past[-1].about if past and run.status in AWAY else "",
+            waits=tuple(waiting_of(wait) for wait in history.waits_of(str(id))),
         )
 
     def records(self, name: str, attempts: bool = False) -> builtins.list[Record]:
-        """The recorded steps of a namespace, in the order of its journal; runs that share a namespace share them.
+        """The recorded steps of a namespace, in the order of its journal, then what is waited for; runs in it share them.
 
         With `attempts` also what does not stand any more: reopened failures, what was before a `replace`, steps that were begun
         or raised without a recorded outcome. A record that cannot be read says why in `corrupt`.
@@ -142,8 +126,43 @@ class Runs:
         if not self._index.has_journal(namespace):
             raise RunRefused(f"There is no journal of {name!r}: nothing was recorded, or it is past steps_retention.")
         codec = runtime.of(self.app).codec
-        steps = History.of(self._entries(namespace)).steps
-        return [record_of(namespace, step, codec) for step in steps if attempts or step.trouble or step.status in (DONE, FAILED)]
+        history = History.of(self._entries(namespace))
+        steps, standing = [*history.steps, *history.waits], (DONE, FAILED, WAITING)
+        return [record_of(namespace, step, codec) for step in steps if attempts or step.trouble or step.status in standing]
+
+    def logs(
+        self, name: str, *, limit: int = 1000, since: datetime | str | None = None, level: str = "debug"
+    ) -> builtins.list[Line]:
+        """The lines that runs said with `step.log`, oldest first: of one run for a task id, of all its runs for a namespace.
+
+        A namespace keeps about 10,000 lines, for as long as its journal. A line that cannot be read says why in `corrupt`.
+
+        Args:
+            limit: at most so many, up to 10,000: the newest.
+            since: an aware datetime, ISO 8601 text with an offset, or how long ago ("2h").
+            level: only lines as grave as this, or graver: debug, info, warning, error.
+
+        Raises RunRefused if there is no such run, StepsError for an argument that is none of these.
+        """
+        if not 1 <= limit <= _LARGEST_PAGE:
+            raise StepsError(f"limit must be from 1 to {_LARGEST_PAGE:,}, not {limit!r}.")
+        if level not in LEVELS:
+            raise StepsError(f"There is no level {level!r}: it is one of {', '.join(LEVELS)}.")
+        start = None if since is None else moment(since, "since")
+        index = self._index
+        namespace, ids = self._find(name)
+        if not ids:
+            raise RunRefused(self._none(index, name))
+        codec, wanted = runtime.of(self.app).codec, LEVELS[LEVELS.index(level) :]
+        run = name if any(id.id == name for id in ids) else ""
+        found: builtins.list[Line] = []
+        for id, at, data in index.lines(namespace):
+            line = line_of(namespace, id, at, data, codec)
+            if len(found) == limit or (start is not None and line.at < start):
+                break
+            if line.level in wanted and line.run_id in (run or line.run_id, ""):
+                found.append(line)
+        return found[::-1]
 
     def stats(self) -> Stats:
         """Counts by status, tickets, and the server."""
@@ -254,6 +273,30 @@ class Runs:
         """
         return again.fork(self.app, *self._one(name), from_step, sequence, namespace)
 
+    def emit(self, event: str, data: Any, *, to: str | None = None, id: str | None = None, app: str | None = None) -> int:
+        """Send an event, as `step.emit` does from inside a run.
+
+        Args:
+            event: its name.
+            data: what a wait for it returns: anything that a step may return, but None.
+            to: a namespace, or a task id: it is kept there until a run waits for it. Without: everyone waiting for it now.
+            id: the event's own. Sent again with the same one, it counts once; without, each call is an event of its own.
+            app: start only tasks of the Celery app with this name.
+
+        Returns how many waits and tasks it reached. Raises RunRefused if every run of that namespace is finished, StepsError
+        for an argument that is none of these.
+        """
+        check_event(event, "emit")
+        check_data(data, "emit")
+        check_app(app, to, "emit")
+        if id is not None and (not isinstance(id, str) or not id.strip()):
+            raise StepsError(f"emit: an event's id must be text that is not blank, not {id!r:.80}.")
+        if to is not None:
+            to = runtime.of(self.app).main_store.namespace_of(check_namespace(to, "emit's to"))
+        self._index.now()  # an absent Redis is told at once
+        self.app.loader.import_default_modules()  # routes may depend on the tasks
+        return events.emit(self.app, Emission(event, data, id or uuid4().hex, to, app))
+
     def purge(
         self,
         *,
@@ -343,12 +386,12 @@ class Runs:
         return (namespace, runs) if runs else (name, index.runs_in(name))
 
     def _load(self, index: Index, runs: Sequence[tuple[str, RunId]]) -> builtins.list[Run]:
-        heads = index.heads(runs)
+        heads, codec = index.heads(runs), runtime.of(self.app).codec
         failed = [i for i, head in enumerate(heads) if head.get("status") == "failed" and "-" in head.get("outcome", "")]
         entries = index.entries([(runs[i][0], heads[i]["outcome"]) for i in failed])
         errors = {i: self._error(entry) for i, entry in zip(failed, entries, strict=True)}
         return [
-            _run(namespace, run, head, JournalLost() if head.get("outcome") == "lost" else errors.get(i))
+            run_of(namespace, run, head, JournalLost() if head.get("outcome") == "lost" else errors.get(i), codec)
             for i, ((namespace, run), head) in enumerate(zip(runs, heads, strict=True))
             if "status" in head
         ]
@@ -376,26 +419,6 @@ class Runs:
         )
 
 
-def _run(namespace: str, run: RunId, head: dict[str, str], error: Exception | None) -> Run:
-    waits = head["status"] in ("suspended", "retrying") and "wake" in head
-    owns = bool(head.get("owner")) and head.get("owner_run") == str(run)
-    return Run(
-        namespace=namespace,
-        id=run.id,
-        task=run.task,
-        status=head["status"],
-        attempts=int(head.get("attempts", 0)),
-        crashes=int(head.get("crashes", 0)),
-        retries=int(head.get("retries", 0)),
-        created_at=at(int(head.get("created", 0))),
-        changed_at=at(int(head.get("changed", 0))),
-        owner=worker_of(head["owner"]) if owns else None,
-        lease_until=at(int(head.get("lease", 0))) if owns else None,
-        wake_at=at(int(head["wake"])) if waits else None,
-        error=error,
-    )
-
-
 def _milliseconds(value: datetime | str | None, name: str) -> int | None:
     return None if value is None else int(moment(value, name).timestamp() * 1000)
 
@@ -406,15 +429,3 @@ def _statuses(status: str | Sequence[str] | None) -> tuple[str, ...]:
         if name not in _STATUSES:
             raise StepsError(f"There is no status {name!r}: it is one of {', '.join(_STATUSES)}.")
     return wanted
-
-
-def _cursor_of(row: Row) -> str:
-    return base64.urlsafe_b64encode(b"%d %b" % row).decode().rstrip("=")
-
-
-def _row_of(cursor: str) -> Row:
-    try:
-        changed, _, member = base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True).partition(b" ")
-        return Row(int(changed), member)
-    except ValueError:
-        raise StepsError(f"{cursor!r:.80} is no cursor: take that of the page before, as it is.") from None

@@ -22,7 +22,9 @@ from celery_steps.engine.memory import MemoryStore, deliver
 from celery_steps.errors import JournalLost, RunRefused, StepsError, TooManyCrashes
 from celery_steps.store.keys import RunId
 from celery_steps.verbs import CurrentStep, Step, step
-from celery_steps.worker import messages, runtime
+from celery_steps.worker import messages, notices, runtime, triggers
+from celery_steps.worker.beside import PROMPT, beside
+from celery_steps.worker.children import EagerChildren
 from celery_steps.worker.delivery import Delivery, latest
 from celery_steps.worker.revoke import extend_commands
 from celery_steps.worker.sweeper import Sweeper
@@ -44,12 +46,14 @@ class DurableTask(Task):  # type: ignore[misc]
             percent-encoded), or a callable that gets the call's arguments. Default: the task id.
         before_commit: called with the step (as `current_step()`) and its result before each `step.run` is recorded, never on
             replay. What it returns is kept with the record, as `reference`. If it raises, the step is not recorded.
+        triggers: names of events: a broadcast of one starts the task with the event's data as its one argument.
     """
 
     acks_late = True
     reject_on_worker_lost = True
     namespace: str | Callable[..., str] | None = None
     before_commit: Callable[[CurrentStep, Any], Any] | None = None
+    triggers: tuple[str, ...] = ()
     Request = "celery_steps.worker.verdicts:Request"
     _track_started: bool | None = None
 
@@ -66,6 +70,8 @@ class DurableTask(Task):  # type: ignore[misc]
         if "track_started" in own and not isinstance(own["track_started"], property):
             cls._track_started = own["track_started"]
             del cls.track_started
+        if "triggers" in own:
+            cls.triggers = triggers.check(own["triggers"], f"triggers of the task {own.get('name') or cls.__name__}")
         for name in ("namespace", "before_commit"):  # called with their arguments, not with the task
             if inspect.isfunction(own.get(name)):
                 setattr(cls, name, staticmethod(own[name]))
@@ -267,8 +273,11 @@ def _execute_in_memory(
         codec=codec,
         before_commit=task.before_commit,
         emit=functools.partial(deliver, codec),
+        children=EagerChildren(task.app),
         retries=request.retries,
         passing=(Retry, Ignore, Reject),
+        prompt=PROMPT,
+        beside=functools.partial(beside, task, request),
         nested_in=nested,
         request=request,
     )
@@ -292,7 +301,8 @@ def _execute_in_memory(
 
 @signals.worker_init.connect
 def _prepare_worker(sender: Any = None, **_: Any) -> None:
-    """A worker whose app has durable tasks gets a sweeper, and its `revoke` cancels runs."""
+    """A worker whose app has durable tasks gets a sweeper, its `revoke` cancels runs, and its tasks tell their parents."""
     if any(isinstance(task, DurableTask) for task in sender.app.tasks.values()):
         extend_commands()
+        notices.connect()
         sender.app.steps["worker"].add(Sweeper)

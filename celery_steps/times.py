@@ -12,6 +12,7 @@ from celery_steps.errors import StepsError
 _SECONDS = {"w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _PART = re.compile(r"(\d+(?:\.\d+)?)([wdhms])", re.ASCII)
 _LONGEST = 1000 * 365 * 86_400
+_LATEST = 253_402_300_800  # the year 10000, which datetime does not know
 
 
 def duration(value: float | timedelta | str, name: str) -> float:
@@ -46,7 +47,7 @@ def moment(value: datetime | str, name: str) -> datetime:
 
 def epoch_ms(value: datetime | str | float, name: str) -> int:
     """Milliseconds since 1970 of an aware datetime, ISO 8601 text with an offset, or seconds since 1970. StepsError otherwise."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= _LONGEST * 10:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < _LATEST:
         return int(value * 1000)
     found: object = value
     if isinstance(value, str):

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from celery_steps.engine.attempt import active_attempt
+from celery_steps.engine.child import run_task as _run_task
 from celery_steps.engine.event import emit as _emit
 from celery_steps.engine.event import wait_for_event as _wait_for_event
+from celery_steps.engine.execution import CurrentStep, current_step
 from celery_steps.engine.identity import NO_INPUT
 from celery_steps.engine.inspection import inspect_namespace
-from celery_steps.engine.once import CurrentStep, current_step, run_step
+from celery_steps.engine.log import log as _log
+from celery_steps.engine.once import run_step
+from celery_steps.engine.parallel import Block
+from celery_steps.engine.progress import progress as _progress
 from celery_steps.engine.retry import RetryPolicy
 from celery_steps.engine.sleep import sleep as _sleep
 from celery_steps.engine.sleep import sleep_until as _sleep_until
 from celery_steps.engine.waiting import wait
 from celery_steps.errors import StepsError
+from celery_steps.parallel import BranchOptions, Parallel
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -28,18 +34,36 @@ R = TypeVar("R")
 _EMPTY: Any = object()
 
 
-class RunOptions(TypedDict, total=False):
+class RunOptions(BranchOptions, total=False):
     """Options of `step.run`; it says what they mean."""
 
     namespace: str
-    returns: Any
-    retry: int | RetryPolicy | None
-    timeout: float | timedelta | str | None
-    at_most_once: bool
-    reconcile: Callable[[Any, str], Any] | None
-    rollback: Callable[[Any], Any] | None
-    record_input: bool
-    on_input_change: Literal["raise", "warn"]
+
+
+class Log:
+    """`step.log`: lines that are kept with the run, about the last 10,000 of a namespace, and go to Python logging at once.
+
+    In Python logging they come from the logger "celery_steps.run", with the data behind the message and `run_id`, `namespace`,
+    `attempt`, `key`, `sequence` and `data` as attributes of the log record. From outside they are read by `Runs.logs`.
+
+    A replay does not repeat what the body has said; what a handler says is always kept, with its step. A line is no step: it can
+    be said inside handlers, and a caught exception that is raised again after it is still on its way. But it is durable, so in
+    the body it begins the run as a step does. Data may be anything: what cannot be recorded, or takes more than 10,000 bytes, is
+    kept as the beginning of its repr. When Redis cannot be reached, or another attempt owns the run by now, the line goes to
+    Python logging only. Raises StepsError for a message that is not text.
+    """
+
+    def debug(self, message: str, /, **data: Any) -> None:
+        _log(active_attempt(), "debug", message, data)
+
+    def info(self, message: str, /, **data: Any) -> None:
+        _log(active_attempt(), "info", message, data)
+
+    def warning(self, message: str, /, **data: Any) -> None:
+        _log(active_attempt(), "warning", message, data)
+
+    def error(self, message: str, /, **data: Any) -> None:
+        _log(active_attempt(), "error", message, data)
 
 
 class Step:
@@ -155,16 +179,117 @@ class Step:
         """
         return active_attempt().is_cancelled()
 
+    @property
+    def log(self) -> Log:
+        """Durable lines: `step.log.info("charged", cents=100)`; also `debug`, `warning` and `error`."""
+        return _the_log
+
+    def progress(self, current: float, total: float | None = None, message: str | None = None, **data: Any) -> None:
+        """Say how far the run is: the last value is kept with it, and is the `info` of the Celery state PROGRESS.
+
+        At most two values a second are written: one that comes sooner is written with the next value or log line, or when the
+        attempt leaves. Silent on replay, and allowed inside handlers; in the body it begins the run, as `log` does.
+
+        Args:
+            current, total: finite numbers of any unit; `total` may be unknown.
+            message: text for people. `data`: more for programs, kept as that of `log` is.
+
+        Raises StepsError for anything else.
+        """
+        _progress(active_attempt(), current, total, message, data)
+
+    @property
+    def run_id(self) -> str:
+        """The run's Celery task id."""
+        return active_attempt().run_id
+
+    @property
+    def namespace(self) -> str:
+        """The namespace whose journal the run writes."""
+        return active_attempt().namespace
+
+    @property
+    def attempt(self) -> int:
+        """Which of the run's attempts this is, from 1; also before the first verb of a first delivery, which asks nothing."""
+        return active_attempt().number
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the run had an attempt before this one."""
+        return active_attempt().number > 1
+
+    @property
+    def replaying(self) -> bool:
+        """Whether outcomes are recorded that this attempt has not met yet; False from its first verb that is new."""
+        return active_attempt().replaying
+
+    def run_task(
+        self,
+        key: str,
+        task: Any,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | timedelta | str | None = None,
+        returns: Any = None,
+        **options: Any,
+    ) -> Any:
+        """Send another task, wait without a worker until it has ended, and return its result, which is recorded.
+
+        Args:
+            task: a task, its registered name, a signature or any canvas. A name that is registered elsewhere needs `queue=`.
+            args, kwargs: of the call; a signature's own come after them, as for apply_async.
+            timeout: seconds, timedelta or text such as "2h", from the first call. After that the child is cancelled.
+            returns: the class to rebuild the result as, where Celery's serializer brings an object of it.
+            options: as for apply_async (queue, priority, countdown, headers, link …), and `namespace` for a durable child.
+
+        Returns:
+            The child's result; of a group a list, of a chain or a chord what its last task returned.
+
+        Raises:
+            ChildFailed: the child, or a task of it, failed or was revoked; `error` is its exception.
+            StepTimeout: it had not ended in time.
+            StepsError: it cannot be sent; SettingsError: its result could not be read. Nothing is recorded or sent then.
+            ResultError: its result cannot be recorded.
+
+        The child's id is made of this step, and it is sent again with that id when nobody has seen it: a durable child runs once,
+        another may run twice, as in Celery.
+        """
+        return wait(_run_task(active_attempt(), key, task, args, kwargs, timeout, returns, options))
+
+    def parallel(self, max_workers: int = 8, return_exceptions: bool = False) -> Parallel:
+        """Branches that go on side by side: `with step.parallel() as p:`, then `p.run(...)` and the other calls of `Parallel`.
+
+        The end of the block joins: handlers are waited for in the worker, then sleeps, events and child tasks without one, all
+        together. After it the futures that the calls returned are known; before, they raise InvalidStateError. Inside the block
+        no verb but those of the block can be called.
+
+        Args:
+            max_workers: how many handlers of the block run at once.
+            return_exceptions: let all branches finish; a failure is recorded as what its branch came to, and its future has it.
+
+        If a branch fails, no handler is started any more and those running end and are recorded; waits are given up and child
+        tasks cancelled. Then the first failure in the order of the calls is raised: what the body does with it counts as for
+        `step.run`, and what was given up raises CancelledError from its future. When the run is retried, all of the block that
+        has no result is tried again. An exception raised inside the block gives up the other branches as well.
+
+        A soft time limit is raised at once: handlers that still run are not stopped, and recorded if they end while this attempt
+        still owns the run.
+        """
+        return Parallel(Block(active_attempt(), max_workers, return_exceptions))
+
     def inspect(self, namespace: str | None = None) -> list[dict[str, Any]]:
         """The completed records of this run's namespace, or of another: no command for one's own, one round trip for another.
 
         Returns a list in the order of the journal, each with `event_id`, `namespace`, `key`, `sequence`,
-        `deterministic_inputs_hash`, `result`, `occurred_at_ms`, `error` (None unless the recorded outcome is a failure), `input`.
+        `deterministic_inputs_hash`, `result`, `occurred_at_ms`, `error` (None unless the recorded outcome is a failure), `input`,
+        `verb` (run, sleep, wait_for_event, ...).
         """
         attempt = active_attempt()
         attempt.enter("inspect")
         return inspect_namespace(attempt, namespace)
 
 
+_the_log = Log()
 #: The current run's step object for code that has no `self`.
 step = Step()

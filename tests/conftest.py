@@ -78,3 +78,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                 **total
             )
         )
+    callbacks = [value for report in reports for name, value in report.user_properties if name == "callbacks"]
+    if callbacks:
+        kinds = {kind: [one[kind] for one in callbacks if kind in one] for kind in {k: 1 for one in callbacks for k in one}}
+        counts = ", ".join(f"{kind} {'+'.join(map(str, counts))}" for kind, counts in kinds.items())
+        terminalreporter.write_line(f"callbacks of tasks that slept and were killed, called per call: {counts}")

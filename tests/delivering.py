@@ -67,10 +67,10 @@ def namespace_fields(app: Celery, namespace: str) -> dict[str, str]:
     return runtime.of(app).store.fields(namespace)
 
 
-def published(app: Celery) -> list[Any]:
+def published(app: Celery, queue: str = "celery") -> list[Any]:
     """Takes the messages that wait in the broker."""
     found = []
-    with app.connection_for_write() as connection, connection.SimpleQueue("celery", no_ack=True) as queue, suppress(queue.Empty):
+    with app.connection_for_write() as connection, connection.SimpleQueue(queue, no_ack=True) as waiting, suppress(waiting.Empty):
         while True:
-            found.append(queue.get_nowait())
+            found.append(waiting.get_nowait())
     return found

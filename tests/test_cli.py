@@ -10,26 +10,21 @@ from configparser import ConfigParser
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import click
 import pytest
 from celery import Celery
-from click.testing import CliRunner, Result
 from rich.cells import cell_len
 from runs.outside import crash, make_due, store_of
 
 from celery_steps import DurableTask
-from celery_steps.cli import steps
 from celery_steps.store.store import Store
+from command_line import HOSTILE, LONE, answer, hidden, in_a_terminal, run
 from delivering import deliver, make_app
 from servers import RedisServer, free_port
 
 ROOT = Path(__file__).parent.parent
-HOSTILE = "\x1b[31mred\x1b[0m \x9b2J [bold]loud[/bold] :bomb: \u202egnp.exe \u200b \r\n\t\x7f \u2028 end"
-#: Celery takes no such task id, and we record no such value.
-LONE = "\ud800"
 
 
 @pytest.fixture
@@ -52,23 +47,6 @@ def app(redis_server: RedisServer) -> Celery:
 @pytest.fixture
 def fulfil(app: Celery) -> Any:
     return app.tasks["shop.fulfil"]
-
-
-def run(app: Celery, *arguments: str, **environment: str) -> Result:
-    return CliRunner().invoke(steps, list(arguments), obj=SimpleNamespace(app=app, no_color=False), env=environment)
-
-
-def answer(app: Celery, *arguments: str, code: int = 0) -> Any:
-    """What a command says with --json: one document, whatever happens."""
-    result = run(app, *arguments, "--json")
-    assert result.exit_code == code, result.output
-    return json.loads(result.stdout)
-
-
-def in_a_terminal(app: Celery, columns: int, *arguments: str) -> str:
-    result = run(app, *arguments, FORCE_COLOR="1", COLUMNS=str(columns), TERM="xterm-256color")
-    assert result.exit_code == 0, result.output
-    return result.output
 
 
 # -- what they say ------------------------------------------------------------------------------------------------------
@@ -267,10 +245,6 @@ def hostile(app: Celery) -> str:
     journal = store_of(app).keys.namespace(f"ns {HOSTILE}{LONE}").journal
     store_of(app).client.call("XADD", journal, "*", "step", HOSTILE.encode())
     return f"id {HOSTILE}"
-
-
-def hidden(text: str) -> set[str]:
-    return {c for c in text if c != "\n" and not c.isprintable()}
 
 
 @pytest.mark.parametrize("command", ["list", "show"])

@@ -55,6 +55,25 @@ def test_the_how_tos_tasks_do_what_the_page_says(monkeypatch: pytest.MonkeyPatch
     assert names["send_invoice"](7) == "sent 7"
     assert names["buy"](500) == "r-1"
     assert names["checkout"](500) == "sorry"
+    assert names["trial"]("ann", "2030-01-01T00:00:00+00:00") == "closed ann"
+    assert names["confirm"](42) == "nobody answered"
+    assert names["pay"](42) == 0
+    assert names["pack"]({"order": 42}) == "packed 42"
+    assert names["book"]() == "page 1"
+    assert names["compare"](["ab", "c"]) == ["page 1", 200, 100]
+    assert names["import_rows"](["a", "b"]) == 2
+
+
+def test_steps_come_to_what_the_canvases_of_the_page_come_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = execute(ROOT / "docs" / "from-chains-to-steps.md", monkeypatch)
+    names["app"].conf.task_always_eager = True
+    items = ["book", "lamp", "bed"]
+    by_chain, by_chord = names["fulfil_by_chain"](42), names["invoice_by_chord"](items)
+    assert names["fulfil"](42) == by_chain.apply().get() == "order 42 is on its way"
+    assert names["invoice"](items) == by_chord.apply().get() == 1100
+    assert names["order_and_invoice"](42, items) == ["order 42 is on its way", 1100]
+    assert names["order_and_invoice"](42, [None])[1] == 0
+    assert names["remind"]("ann") == "mail to ann"
 
 
 def test_what_goes_wrong_goes_as_the_page_says(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 import hypothesis.strategies as st
 from hypothesis import settings
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from celery_steps.settings import Settings
 from celery_steps.store.binding import Binding
 from celery_steps.store.keys import FINAL, OPEN, RunId
-from celery_steps.store.replies import Append
+from celery_steps.store.replies import Append, Await, Event
 from celery_steps.store.store import Store
 from simulation import requests
 from simulation.redis_in_python import EXPIRING, Redis, ScriptError
@@ -21,6 +21,10 @@ TTL = 30_000
 APP = "app"
 RUNS = 3
 _WAITING = ("suspended", "retrying")
+#: Waits that a run may have, by event.
+AWAITS = (Await("e", "k#1", b"1"), Await("e", "k#11", b"2"), Await("pay ment|ed:%é", "l#1", b"3"))
+_ended = st.sets(st.sampled_from([await_.wait for await_ in AWAITS]))
+EVENTS = ("e", "pay ment|ed:%é", "other")
 
 
 class InProcess:
@@ -91,6 +95,9 @@ class Model:
     held: list[int] = field(default_factory=list)
     runs: dict[int, Run] = field(default_factory=dict)
     tickets: dict[int, int] = field(default_factory=dict)
+    inbox: list[Event] = field(default_factory=list)
+    heard: dict[str, int] = field(default_factory=dict)  # how many waits an event reached, by its id
+    waits: set[tuple[int, Await]] = field(default_factory=set)
 
     def claim(self, token: str, number: int, retries: int) -> str:
         run = self.runs.get(number)
@@ -151,6 +158,20 @@ class Model:
     def owns(self, token: str, n: int) -> bool:
         return self.owner == token and self.tip == (token, n)
 
+    def takes(self, number: int, wait: str) -> bool:
+        """Whether an event may come: for one wait of one run, or ("") for whoever waits first."""
+        if wait:
+            return any(run == number and await_.wait == wait for run, await_ in self.waits)
+        return not self.runs or not all(run.settled for run in self.runs.values())
+
+    def wake(self, numbers: set[int]) -> set[int]:
+        """Who of them is suspended is due now."""
+        due = {number for number in numbers if self.runs[number].status == "suspended"}
+        for number in due:
+            self.runs[number].wake, self.runs[number].pushes = self.now, 0
+            self.tickets[number] = self.now
+        return due
+
     def sweep(self) -> set[int]:
         due = {number for number, at in self.tickets.items() if at <= self.now}
         for number in due:
@@ -170,6 +191,7 @@ class Attempt:
     fence: int
     uid: str
     n: int = 0
+    seen: str = "0"  # how far it has read in the inbox
 
     @property
     def token(self) -> str:
@@ -234,26 +256,110 @@ class StoreMachine(RuleBasedStateMachine):
             self.model.tip = (attempt.token, attempt.n)
             self.run_of(attempt).crashes = 0
 
-    def leave(self, attempt: Attempt, method: str, *arguments: Any, done: Append = Append.STALE, **options: Any) -> bool:
+    def leave(
+        self, attempt: Attempt, method: str, *arguments: Any, done: Append = Append.STALE, news: bool = False, **options: Any
+    ) -> bool:
         """Send twice what gives the namespace back; whether it was accepted."""
         owns = self.model.owns(attempt.token, attempt.n)
-        wanted = Append.OK if owns else done
+        wanted = done if not owns else Append.NEWS if news else Append.OK
         before, after, id = attempt.tips()
         entry = ([(id, method, b"v")],) if method == "suspend" else (id, b"v")
         for _ in range(2):
             assert getattr(attempt.binding, method)(before, after, *entry, *arguments, **options) is wanted
-        if owns:
+        if wanted is Append.OK and owns:
             attempt.n += 1
             self.model.tip = (attempt.token, attempt.n)
-        return owns
+        return owns and wanted is Append.OK
 
-    @rule(attempt=attempts, delay=st.sampled_from([0, 10_000, 100_000]))
-    def suspend(self, attempt: Attempt, delay: int) -> None:
-        if self.leave(attempt, "suspend", delay=delay):
+    @rule(
+        attempt=attempts,
+        delay=st.sampled_from([0, 0, 10_000, 100_000]),
+        awaits=st.sets(st.sampled_from(AWAITS)),
+        reads=st.booleans(),
+    )
+    def suspend(self, attempt: Attempt, delay: int, awaits: set[Await], reads: bool) -> None:
+        unread = [event for event in self.model.inbox if _order(event.id) > _order(attempt.seen)]
+        if reads:
+            assert attempt.binding.inbox(attempt.seen) == unread
+            attempt.seen, unread = (unread[-1].id if unread else attempt.seen), []
+        options: dict[str, Any] = {"awaits": sorted(awaits), "seen": attempt.seen if awaits else ""}
+        if self.leave(attempt, "suspend", delay=delay, news=bool(awaits and unread), **options):
             run = self.run_of(attempt)
             run.status, run.wake, run.pushes = "suspended", self.model.now + delay, 0
             self.model.tickets[attempt.number] = run.wake
+            self.model.waits |= {(attempt.number, await_) for await_ in awaits}
             self.model.free()
+
+    @rule(
+        attempt=attempts,
+        ended=_ended,
+        count=st.integers(0, 2),
+    )
+    def receive(self, attempt: Attempt, ended: set[str], count: int) -> None:
+        before, after, id = attempt.tips()
+        taken = [event.id for event in self.model.inbox[:count]]
+        wanted = Append.OK if self.model.tip == (attempt.token, attempt.n) else Append.STALE
+        for _ in range(2):
+            reply = attempt.binding.receive(before, after, [(id, "step", b"v")], ended=sorted(ended), taken=taken)
+            assert reply is wanted
+        if wanted is Append.OK:
+            attempt.n += 1
+            self.model.tip = (attempt.token, attempt.n)
+            self.run_of(attempt).crashes = 0
+            self.model.inbox = self.model.inbox[count:]
+            self.model.waits = {one for one in self.model.waits if one[0] != attempt.number or one[1].wait not in ended}
+
+    @rule(number=numbers, awaits=st.sets(st.sampled_from(AWAITS), min_size=1), delay=st.sampled_from([0, 100_000]))
+    def a_run_comes_to_wait(self, number: int, awaits: set[Await], delay: int) -> None:
+        self.suspend(self.claim(number, 0), delay, awaits, True)
+
+    @rule(number=numbers, ended=_ended, count=st.integers(0, 2), finishes=st.booleans())
+    def a_run_takes_events(self, number: int, ended: set[str], count: int, finishes: bool) -> None:
+        attempt = self.claim(number, 0)
+        self.receive(attempt, ended, count)
+        if finishes:
+            self.finish(attempt)
+
+    def deliver(self, event: str, id: str, number: int = -1, wait: str = "") -> None:
+        """An event, twice."""
+        model = self.model
+        reached = {
+            (run, one.wait) for run, one in model.waits if one.event == event and wait in ("", one.wait) and number in (-1, run)
+        }
+        accepted = id in model.heard or model.takes(number, wait)
+        due = model.wake({run for run, _ in reached}) if accepted and id not in model.heard else set()
+        target: dict[str, Any] = {"run": RunId("task", str(number)), "wait": wait} if wait else {}
+        for again in (id in model.heard, True):
+            found = self.store.deliver("ns", event, id, b"data", **target)
+            assert (found is not None) is accepted
+            if found is not None:
+                model.heard.setdefault(id, len(reached))
+                assert found.reached == model.heard[id]
+                assert {int(run.id) for run in found.due} == (set() if again else due)
+            if found is not None and not again:
+                (last,) = self.redis.data()[self.store.keys.namespace("ns").inbox][0][-1:]
+                to = f"task/{number}/0 {wait}" if wait else ""
+                model.inbox.append(Event(last[0], event, b"data", to, id))
+
+    @rule(event=st.sampled_from(EVENTS), old=st.booleans())
+    def event(self, event: str, old: bool) -> None:
+        self.given += not old
+        self.deliver(event, f"event{self.given}")
+
+    @rule(event=st.sampled_from(EVENTS))
+    def broadcast(self, event: str) -> None:
+        self.given += 1
+        waiters = [waiter for page in self.store.waiting(event) for waiter in page]
+        assert {(int(one.run.id), one.wait, one.match) for one in waiters} == {
+            (run, one.wait, one.match) for run, one in self.model.waits if one.event == event
+        }
+        for waiter in waiters:
+            self.deliver(event, f"event{self.given}/{waiter.run}/{waiter.wait}", int(waiter.run.id), waiter.wait)
+
+    @rule(number=numbers, await_=st.sampled_from(AWAITS))
+    def broadcast_to_a_wait_that_may_be_over(self, number: int, await_: Await) -> None:
+        self.given += 1
+        self.deliver(await_.event, f"event{self.given}", number, await_.wait)
 
     @rule(attempt=attempts, delay=st.sampled_from([0, 10_000]))
     def retry(self, attempt: Attempt, delay: int) -> None:
@@ -276,6 +382,7 @@ class StoreMachine(RuleBasedStateMachine):
             run = self.run_of(attempt)
             run.outcome, run.settler, run.settling = True, attempt.token, self.model.now + TTL
             self.model.tickets[attempt.number] = run.settling
+            self.model.waits = {one for one in self.model.waits if one[0] != attempt.number}
             self.model.free()
 
     @rule(attempt=attempts, state=st.sampled_from(FINAL))
@@ -363,7 +470,15 @@ class StoreMachine(RuleBasedStateMachine):
             assert len(members) == sum(run.status == status for run in self.model.runs.values())
 
     @invariant()
-    @precondition(lambda self: self.model.runs)
+    def the_inbox_and_those_who_wait_are_the_same(self) -> None:
+        assert self.bind(0).inbox("") == self.model.inbox
+        keys = self.store.keys
+        for event in EVENTS:
+            members = set(self.redis.data().get(keys.waiting(0, event), {}))
+            waits = {(run, one.wait) for run, one in self.model.waits if one.event == event}
+            assert members == {keys.namespace("ns").member(f"task/{run}/0 {wait}") for run, wait in waits}
+
+    @invariant()
     def keys_expire_when_nothing_is_open(self) -> None:
         data = self.redis.data()
         keys = {key for key in self.store.keys.namespace("ns").all if key in data}
@@ -371,5 +486,9 @@ class StoreMachine(RuleBasedStateMachine):
         assert data.get(EXPIRING, frozenset()) & keys == (keys if settled else set())
 
 
-StoreMachine.TestCase.settings = settings(max_examples=120, stateful_step_count=40)
+def _order(id: str) -> tuple[int, ...]:
+    return tuple(map(int, id.split("-")))
+
+
+StoreMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=40)
 TestStoreAgainstAModel = StoreMachine.TestCase

@@ -26,6 +26,7 @@ RUN = RunId("order", "id-1")
 def app(redis_server: RedisServer) -> Iterator[Celery]:
     # In Redis, whoever sends a task subscribes to its result until the collector has come by.
     app = make_app(redis_server, steps_partitions=1, result_backend="cache+memory://")
+    app.backend.client.cache.clear()  # one for the whole process
     yield app
     close(app)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from celery_steps.errors import RunRefused, SettingsError, StepsError
-from celery_steps.store.keys import FINAL, OPEN
+from celery_steps.store.keys import FINAL, LEVELS, OPEN
 from celery_steps.times import duration, moment
 
 if TYPE_CHECKING:
@@ -35,7 +35,17 @@ class _Text(click.ParamType):  # type: ignore[type-arg,unused-ignore]
             self.fail(str(error), param, ctx)
 
 
-_DURATION, _TIME = _Text("duration", duration), _Text("time", moment)
+def _json_value(text: str, name: str) -> Any:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise StepsError(f"{name} must be JSON: {error}.") from error
+    if value is None:
+        raise StepsError(f"{name} cannot be null: that is what a wait returns at its deadline.")
+    return value
+
+
+_DURATION, _TIME, _JSON = _Text("duration", duration), _Text("time", moment), _Text("json", _json_value)
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
@@ -94,6 +104,33 @@ def show(context: click.Context, as_json: bool, name: str, attempts: bool) -> No
         except RunRefused:  # its journal is lost: the run says so
             records = []
         output.run(run, records)
+
+
+@steps.command()
+@click.argument("name")
+@click.option("--level", type=click.Choice(LEVELS), default="debug", help="Only lines as grave as this, or graver.")
+@click.option("--since", type=_TIME, help='Said since: ISO 8601 with offset, or "2h" (ago).')
+@click.option("--limit", type=click.IntRange(1, 10_000), default=1000, show_default=True, help="At most so many: the newest.")
+@_json
+@click.pass_context
+def logs(context: click.Context, /, as_json: bool, name: str, **filters: Any) -> None:
+    """The lines that a run said with step.log, oldest first; for a namespace, those of all its runs."""
+    with _answering(context, as_json) as (runs, output):
+        output.logs(runs.logs(name, **filters))
+
+
+@steps.command()
+@click.argument("event")
+@click.argument("data", type=_JSON, default="{}")
+@click.option("--to", metavar="NAME", help="Only for this namespace or task id, where it is kept until a run waits for it.")
+@click.option("--id", metavar="TEXT", help="The event's own id: sent again with it, it counts once.")
+@click.option("--app", metavar="NAME", help="Start only tasks of the Celery app with this name.")
+@_json
+@click.pass_context
+def emit(context: click.Context, /, as_json: bool, event: str, data: Any, **options: Any) -> None:
+    """Send an event to whoever waits for it. DATA is JSON, {} if it is left out."""
+    with _answering(context, as_json) as (runs, output):
+        output.emitted(runs.emit(event, data, **options), options["to"])
 
 
 @steps.command()

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from celery_steps.cli.escape import as_json, message_of
-from celery_steps.past import Record, Run, RunAttempt, Worker
+from celery_steps.past import Progress, Record, Run, RunAttempt, Waiting, Worker
 
 
 def plain(value: Any) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def record(record: Record) -> dict[str, Any]:
 def _form(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat()
-    if isinstance(value, Worker):
+    if isinstance(value, (Worker, Waiting, Progress)):
         return plain(value)
     if isinstance(value, BaseException):
         return {"type": f"{type(value).__module__}.{type(value).__qualname__}", "message": message_of(value)}

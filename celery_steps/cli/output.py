@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import datetime, timezone
 from typing import Any
 
 import click
@@ -15,18 +14,23 @@ from rich.table import Table
 from rich.text import Text
 
 from celery_steps.cli import forms
-from celery_steps.cli.escape import document, error_text, safe, shown
-from celery_steps.past import Record, Run, Worker
+from celery_steps.cli.cells import (
+    STYLES,
+    escaped,
+    line_row,
+    list_cells,
+    record_row,
+    run_pairs,
+    step_text,
+    styled,
+    time_text,
+    worker_text,
+)
+from celery_steps.cli.escape import document, safe
+from celery_steps.past import Line, Record, Run
 from celery_steps.runs import Check, Finding, Page, Stats
 from celery_steps.times import spoken
 
-_STYLES = {
-    "succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan", "suspended": "blue", "retrying": "magenta",
-    "held": "dim", "paused": "yellow", "in_doubt": "red",
-    "interrupted": "red", "ok": "green", "warning": "yellow", "error": "red", "corrupt": "red",
-}  # fmt: skip
-#: Characters of a value in a table; --json has it whole.
-_INPUT, _OUTCOME = 120, 300
 #: Columns from which there is room for notes in a list.
 _WIDE = 110
 
@@ -52,7 +56,7 @@ class Output:
             columns.remove("namespace")
         if self._console.is_terminal and self._console.width < _WIDE:
             columns.remove("note")
-        cells = [_cells(run) for run in page.runs]
+        cells = [list_cells(run) for run in page.runs]
         self._table(columns, [[row[name] for name in columns] for row in cells], whole=("run", "status", "ago"))
         if page.cursor:
             self._line(f"\nThere are more: --cursor {page.cursor}")
@@ -62,16 +66,16 @@ class Output:
             document = {"run": forms.run(run), "attempts": [forms.attempt(attempt) for attempt in run.history]}
             self._document({**document, "records": [forms.record(record) for record in records]})
             return
-        self._pairs(_head(run))
+        self._pairs(run_pairs(run))
         if run.history:
             self._title("attempts")
             rows = [
                 [
-                    _text(str(attempt.number)),
-                    _text(_time(attempt.began_at)),
-                    _text(_worker(attempt.worker)),
-                    _text(str(attempt.recorded)),
-                    _styled(attempt.ended, f", waits for {attempt.waiting}" if attempt.waiting else ""),
+                    escaped(str(attempt.number)),
+                    escaped(time_text(attempt.began_at)),
+                    escaped(worker_text(attempt.worker)),
+                    escaped(str(attempt.recorded)),
+                    styled(attempt.ended, f", waits for {attempt.waiting}" if attempt.waiting else ""),
                 ]
                 for attempt in run.history
             ]
@@ -81,9 +85,30 @@ class Output:
             self._line("No step is recorded.")
             return
         shared = any(record.run_id != run.id for record in records)
-        rows = [_record_row(record, run, shared) for record in records]
-        head = ["step", *(["recorded by"] if shared else []), "attempt", "took", "input", "outcome"]
+        verbs = any(record.verb != "run" for record in records)
+        rows = [record_row(record, run, shared, verbs) for record in records]
+        more = [*(["verb"] if verbs else []), *(["recorded by"] if shared else [])]
+        head = ["step", *more, "attempt", "took", "input", "outcome"]
         self._table(head, rows, whole=("attempt", "took"))
+
+    def logs(self, lines: Sequence[Line]) -> None:
+        if self._as_json:
+            self._document({"lines": [forms.plain(line) for line in lines]})
+            return
+        if not lines:
+            self._line("No lines.")
+            return
+        shared = any(line.run_id != lines[0].run_id for line in lines)
+        head = ["time (UTC)", "level", *(["run"] if shared else []), "attempt", "step", "message"]
+        self._table(head, [line_row(line, shared) for line in lines], whole=("time (UTC)", "level", "run", "attempt"))
+
+    def emitted(self, reached: int, to: str | None) -> None:
+        if self._as_json:
+            self._document({"reached": reached})
+        elif reached:
+            self._line(f"Reached {reached:,}.")
+        else:
+            self._line("Nobody waited for it." if to is None else "Nobody waits for it yet: it is kept there.")
 
     def stats(self, stats: Stats) -> None:
         if self._as_json:
@@ -91,10 +116,10 @@ class Output:
             return
         memory = "unknown" if stats.memory_bytes is None else f"{stats.memory_bytes / 1_048_576:,.1f} MiB"
         late = f", the first of them for {spoken(stats.late_seconds)}" if stats.due else ""
-        pairs = [(status, _text(f"{count:,}")) for status, count in stats.runs.items()]
-        pairs.append(("unfinished", _text(f"{stats.unfinished:,}")))
-        pairs.append(("tickets", _text(f"{stats.tickets:,} of this app, {stats.due:,} due{late}")))
-        pairs.append(("redis", _text(f"version {stats.server or 'unknown'}, {memory} used")))
+        pairs = [(status, escaped(f"{count:,}")) for status, count in stats.runs.items()]
+        pairs.append(("unfinished", escaped(f"{stats.unfinished:,}")))
+        pairs.append(("tickets", escaped(f"{stats.tickets:,} of this app, {stats.due:,} due{late}")))
+        pairs.append(("redis", escaped(f"version {stats.server or 'unknown'}, {memory} used")))
         self._pairs(pairs)
 
     def findings(self, findings: Sequence[Finding]) -> None:
@@ -106,9 +131,9 @@ class Output:
             return
         rows = []
         for finding in findings:
-            rows.append((finding.level, _text(finding.what)))
+            rows.append((finding.level, escaped(finding.what)))
             if finding.do:
-                rows.append(("", _text(f"→ {finding.do}", "bold")))
+                rows.append(("", escaped(f"→ {finding.do}", "bold")))
         self._pairs(rows)
         self._line("\nready" if worst is None else f"\nto do: {safe(worst.do)}")
 
@@ -136,9 +161,9 @@ class Output:
                 if check.diverges:
                     self._line(f"  diverges: {safe(check.diverges)}")
                 if check.unmet:
-                    self._line(f"  recorded, and not met any more: {', '.join(safe(_step(*step)) for step in check.unmet)}")
+                    self._line(f"  recorded, and not met any more: {', '.join(safe(step_text(*step)) for step in check.unmet)}")
                 if check.next is not None:
-                    self._line(f"  would newly run: {safe(_step(*check.next))}")
+                    self._line(f"  would newly run: {safe(step_text(*check.next))}")
         bad = sum(not check.ok for check in checks)
         self._line(f"{len(checks):,} open runs, {bad:,} would diverge.")
 
@@ -202,114 +227,5 @@ class Output:
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")
         for name, value in pairs:
-            table.add_row(Text(name, _STYLES.get(name, "dim")), value)
+            table.add_row(Text(name, STYLES.get(name, "dim")), value)
         self._render(table)
-
-
-# -- cells --------------------------------------------------------------------------------------------------------------
-
-
-def _text(text: str, style: str = "") -> Text:
-    return Text(safe(text), style)
-
-
-def _styled(word: str, more: str = "") -> Text:
-    return Text.assemble((safe(word), _STYLES.get(word, "")), safe(more))
-
-
-def _time(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _ago(moment: datetime) -> str:
-    """In one unit: a column for the eye."""
-    seconds = max(0, int((datetime.now(timezone.utc) - moment).total_seconds()))
-    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
-        if seconds >= size:
-            return f"{seconds // size}{unit}"
-    return f"{seconds}s"
-
-
-def _in(moment: datetime) -> str:
-    seconds = (moment - datetime.now(timezone.utc)).total_seconds()
-    return f"in {spoken(seconds)}" if seconds > 0 else f"{spoken(-seconds)} ago"
-
-
-def _worker(worker: Worker) -> str:
-    return worker.hostname if worker.pid is None else f"{worker.hostname} pid {worker.pid}"
-
-
-def _note(run: Run) -> str:
-    if run.error is not None:
-        return error_text(run.error)
-    if run.wake_at is not None:
-        return f"wakes {_in(run.wake_at)}"
-    return f"crashed {run.crashes} times in a row" if run.crashes > 1 else "crashed" if run.crashes else ""
-
-
-def _cells(run: Run) -> dict[str, Text]:
-    note = safe(_note(run))
-    return {
-        "namespace": _text("-" if run.namespace == run.id else run.namespace),
-        "run": _text(run.id),
-        "task": _text(run.task),
-        "status": _styled(run.status),
-        "ago": Text(_ago(run.changed_at)),
-        "note": Text(note if len(note) <= _INPUT else f"{note[:_INPUT]}…"),
-    }
-
-
-def _head(run: Run) -> list[tuple[str, Text]]:
-    changed = f"{_time(run.changed_at)} UTC, {_ago(run.changed_at)} ago"
-    pairs = [
-        ("run", _text(run.id)),
-        ("task", _text(run.task)),
-        ("namespace", _text(run.namespace)),
-        ("status", _styled(run.status, f", waits for {run.waiting}" if run.waiting else "")),
-        ("created", Text(f"{_time(run.created_at)} UTC")),
-        ("changed", Text(changed)),
-        ("attempts", Text(f"{run.attempts}, crashes in a row {run.crashes}, Celery retries {run.retries}")),
-    ]
-    if run.owner is not None and run.lease_until is not None:
-        pairs.append(("owner", _text(f"{_worker(run.owner)}, its lease ends {_in(run.lease_until)}")))
-    if run.wake_at is not None:
-        pairs.append(("wakes", Text(_in(run.wake_at))))
-    if run.in_flight is not None:
-        pairs.append(("in flight", _text(_step(*run.in_flight))))
-    if run.error is not None:
-        pairs.append(("error", Text(shown_text(error_text(run.error)))))
-    return pairs
-
-
-def shown_text(text: str) -> str:
-    """A message, cut as values are."""
-    text = safe(text)
-    return text if len(text) <= _OUTCOME else f"{text[:_OUTCOME]}… ({len(text):,} characters)"
-
-
-def _step(key: str, sequence: int) -> str:
-    return key if sequence == 1 else f"{key} ({sequence})"
-
-
-def _record_row(record: Record, run: Run, shared: bool) -> list[Text]:
-    by = "" if record.run_id == run.id else record.run_id
-    return [
-        _text(_step(record.key, record.sequence)),
-        *([_text(by)] if shared else []),
-        Text(str(record.attempt) if record.attempt else ""),
-        Text(spoken(record.took_ms / 1000) if record.status in ("done", "failed") else ""),
-        Text("" if record.input is None else shown(record.input, _INPUT)),
-        _outcome(record),
-    ]
-
-
-def _outcome(record: Record) -> Text:
-    if record.corrupt:
-        return Text(shown_text(f"corrupt: {record.corrupt}"), _STYLES["corrupt"])
-    failure = "" if record.error is None else shown_text(error_text(record.error))
-    if record.status == "done":
-        return Text(shown(record.result, _OUTCOME))
-    if record.status == "failed":
-        return Text.assemble(("failed", _STYLES["failed"]), f": {failure}")
-    known = failure or ("" if record.status in ("raised", "begun") else shown(record.result, _OUTCOME))
-    return Text.assemble((record.status, "dim"), f": {known}" if known else "")

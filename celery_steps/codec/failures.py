@@ -15,6 +15,8 @@ from celery_steps.codec.values import CORRUPT, MAX_DEPTH, is_plain, pack_value
 from celery_steps.errors import StepFailed, StepsError
 
 _LONGEST_TEXT = 16_000
+#: Exceptions that are attributes of exceptions are recorded so deep.
+_DEEPEST = 4
 _UNSET: Any = object()
 
 
@@ -22,18 +24,25 @@ class RecordedTraceback(StepsError):
     """The traceback of a recorded failure: the cause of the exception given back, so that it prints."""
 
 
-def describe(exc: BaseException) -> dict[str, Any]:
-    """What can be recorded of an exception. Attributes that cannot are named under `lost`, arguments become their repr."""
+def describe(exc: BaseException, depth: int = 0) -> dict[str, Any]:
+    """What can be recorded of an exception. Attributes that cannot are named under `lost`, arguments become their repr.
+
+    Attributes that are exceptions are described in their turn.
+    """
     state = {name: value for name, value in _state(exc).items() if type(name) is str}
     attributes = {name: value for name, value in state.items() if _is_recordable(value)}
-    return {
+    inner = [name for name, value in state.items() if isinstance(value, Exception) and depth < _DEEPEST]
+    record = {
         "type": f"{type(exc).__module__}:{type(exc).__qualname__}",
         "args": tuple(arg if _is_recordable(arg) else _safely(repr, arg) for arg in _args(exc)),
         "attributes": attributes,
-        "lost": sorted(state.keys() - attributes.keys()),
+        "lost": sorted(state.keys() - attributes.keys() - set(inner)),
         "message": _safely(str, exc),
         "traceback": _traceback_text(exc),
     }
+    if inner:
+        record["errors"] = {name: describe(state[name], depth + 1) for name in inner}
+    return record
 
 
 def shorten(record: dict[str, Any]) -> dict[str, Any]:
@@ -41,6 +50,8 @@ def shorten(record: dict[str, Any]) -> dict[str, Any]:
     message = record["message"][:1_000]
     lost = sorted({*record["lost"], *record["attributes"]})[:50]
     text = record["traceback"][-4_000:]
+    if "errors" in record:
+        record = {**record, "errors": {name: shorten(inner) for name, inner in record["errors"].items()}}
     return {**record, "args": (message,), "attributes": {}, "lost": lost, "message": message, "traceback": text}
 
 
@@ -79,6 +90,9 @@ def _made(record: dict[str, Any]) -> Exception | None:
         # An OSError prints a filename of None once that has been set.
         elif value is not None or _read(members[name], made) is not None:
             members[name].__set__(made, value)
+    for name, inner in record.get("errors", {}).items():
+        if name not in members:
+            made.__dict__[name] = rebuild_failure(inner)
     return made  # type: ignore[no-any-return]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
@@ -14,6 +15,7 @@ from celery_steps.engine import entries as fmt
 from celery_steps.engine.entries import Identity
 from celery_steps.engine.identity import check_key
 from celery_steps.engine.journal import Journal, JournalStore
+from celery_steps.engine.telling import Telling
 from celery_steps.errors import (
     AttemptEnded,
     InputMismatch,
@@ -33,6 +35,8 @@ from celery_steps.store.replies import Append, Await, Claim, Event
 
 #: The attempt whose body this context is in. Threads that a body starts have none: a verb there is an error.
 current: ContextVar[Attempt | None] = ContextVar("celery_steps_attempt", default=None)
+#: The attempt of the handler that this context is in: branches have theirs in threads of their own.
+handling: ContextVar[Attempt | None] = ContextVar("celery_steps_handling", default=None)
 
 
 class Refused(AttemptEnded):
@@ -45,11 +49,14 @@ class Refused(AttemptEnded):
 
 @dataclass(eq=False, slots=True)
 class Failure:
-    """A handler's exception, on its way to the body."""
+    """A step without result, on its way to the body: a handler's exception, or a branch that was given up."""
 
     identity: Identity
     error: Exception
-    record: Callable[[], None]
+    pack: Callable[[], bytes]
+    commit: Callable[[Sequence[tuple[str, bytes]]], None]
+    cause: BaseException  # if this leaves the body, the step is tried again
+    called: bool = True  # its handler
 
 
 class Emission(NamedTuple):
@@ -62,15 +69,34 @@ class Emission(NamedTuple):
     app: str | None = None  # only tasks of this Celery app are started by it
 
 
+class Pause(NamedTuple):
+    """A time for which the run must leave its worker. `about` and `told` say what for; `wake` is in ms by the store's clock."""
+
+    about: str
+    wake: int
+    told: dict[str, Any]
+    status: str = "suspended"
+
+
+class Pausing(AttemptEnded):
+    """A branch must pause: the run leaves when its parallel block joins."""
+
+    def __init__(self, pause: Pause) -> None:
+        super().__init__(f"The branch waits for {pause.about}.")
+        self.pause = pause
+
+
 @dataclass(eq=False)
 class Attempt:
     """What one delivery knows and has done.
 
-    `message` gives the serialised Celery message; `announce` tells the outside that the run is suspended (before it is);
-    `emit` sends an event and returns how many it reached;
+    `message` gives the serialised Celery message; `announce` tells the outside, before it is, that the run is suspended
+    for so many ms, and returns after how many it must come back at the latest;
+    `emit` sends an event and returns how many it reached; `show` tells the outside how far the run is;
     `before_commit` hears of each step and its result before it is recorded;
     `opened` hears of every namespace that this attempt owns, to keep its lease; `passing` are exceptions that are no failure of
-    a step (Celery's Retry, Ignore, Reject).
+    a step (Celery's Retry, Ignore, Reject); `prompt` are exceptions that wait for no branch (a soft time limit);
+    `beside` is the context that a branch's thread needs.
     """
 
     store: JournalStore
@@ -82,13 +108,16 @@ class Attempt:
     retries: int = 0
     call_digest: Callable[[], bytes | None] = lambda: None
     message: Callable[[], bytes] = lambda: b""
-    announce: Callable[[dict[str, Any]], None] = lambda info: None
+    announce: Callable[[dict[str, Any], int], int] = lambda info, away: fmt.NEVER
     emit: Callable[[Emission], int] = lambda emission: 0
+    show: Callable[[dict[str, Any]], None] = lambda progress: None
+    children: Any = None  # who sends tasks for it: engine.child.Children
     before_commit: Callable[[Any, Any], Any] | None = None
     opened: Callable[[JournalStore], None] = lambda store: None
     closed: Callable[[JournalStore], None] = lambda store: None
     passing: tuple[type[BaseException], ...] = ()
-    interrupts: tuple[type[BaseException], ...] = ()  # what breaks into a handler from outside: Celery's soft time limit
+    prompt: tuple[type[BaseException], ...] = ()
+    beside: Callable[[], AbstractContextManager[Any]] = nullcontext
     lease: float = 30.0
     max_crashes: int = 5
     record_input: bool = True
@@ -102,19 +131,23 @@ class Attempt:
     owner: bool = field(init=False, default=False)
     active: bool = field(init=False, default=True)  # the body runs
     ended: BaseException | None = field(init=False, default=None)
-    in_handler: bool = field(init=False, default=False)
+    in_block: bool = field(init=False, default=False)  # of parallel
     seen: dict[tuple[str, str], int] = field(init=False, default_factory=dict)  # occurrences so far, by namespace and key
+    verbs: int = field(init=False, default=0)  # of the body, so far
+    at: Identity | None = field(init=False, default=None)  # what the last of them was about
+    fresh: bool = field(init=False, default=False)  # it has done something that is no replay
+    telling: Telling = field(init=False)
+    _unmet: list[Identity] | None = field(init=False, default=None)  # recorded outcomes, the last one first
     heard: float = field(init=False, default=0.0)  # monotonic time of Redis's last word
     lost: bool = field(init=False, default=False)  # the journal
     newest_fence: int = field(init=False, default=0)  # as the heartbeat saw it
     number: int = field(init=False, default=1)  # of the run's attempts
     inbox: list[Event] = field(init=False, default_factory=list)  # what has been read of it and not been taken
     inbox_seen: str = field(init=False, default="0")
-    at: Identity | None = field(init=False, default=None)  # the step that was come by last
     undos: dict[Identity, tuple[Callable[[Any], Any], Any]] = field(init=False, default_factory=dict)  # and the result's class
     crashes: int = field(init=False, default=0)  # of attempts before this one, in a row
     records_starts: bool = field(init=False, default=False)
-    failure: Failure | None = field(init=False, default=None)
+    failures: list[Failure] = field(init=False, default_factory=list)  # several: those of one parallel block
     raised: list[tuple[BaseException, Identity]] = field(init=False, default_factory=list)
     _thread: int = field(init=False, default_factory=lambda: threading.get_ident())
     _began: float = field(init=False, default=0.0)
@@ -123,6 +156,7 @@ class Attempt:
     def __post_init__(self) -> None:
         self.namespace = self.store.namespace
         self.journal = Journal(self.store, self.run)
+        self.telling = Telling(self)
 
     # -- opening ----------------------------------------------------------------------------------------------------
 
@@ -148,6 +182,7 @@ class Attempt:
         self.owner = True
         self.heard = self._began = time.monotonic()
         self._claimed_at, self.number = claim.now, claim.attempts
+        self.telling.carry_on(claim.told)
         self.newest_fence = self.journal.fence
         self.crashes, self.records_starts = claim.crashes, claim.crashes > 0
         self.opened(self.store)
@@ -185,12 +220,23 @@ class Attempt:
 
     def enter(self, verb: str) -> None:
         """Every verb begins here: is this a place for it, is the run open, has the body caught a failure?"""
+        if handling.get() is self and self.ended is None:
+            raise StepsError(f"step.{verb} inside a step's handler: a step is one unit. Call it from the task's body.")
+        self.speak(verb)
+        if self.in_block:
+            raise StepsError(
+                f"step.{verb} inside a parallel block: use the block's own calls there, and other verbs before or after it."
+            )
+        self.verbs += 1
+        if self.failures:  # caught, as the body went on: this is the step's outcome
+            self.record_failures()
+
+    def speak(self, verb: str) -> None:
+        """What is no step, but durable, begins here: in the body, it opens the run."""
         if self.ended is not None:  # the body swallowed what should have left it
             raise self.ended
         if not self.active:
             raise NoActiveRun
-        if self.in_handler:
-            raise StepsError(f"step.{verb} inside a step's handler: a step is one unit. Call it from the task's body.")
         if self.nested_in:
             raise StepsError(
                 f"step.{verb} in {self.task}, which was called directly inside the run of {self.nested_in}: "
@@ -198,8 +244,6 @@ class Attempt:
             )
         if not self.owner:
             self.open()
-        if self.failure is not None:  # caught, as the body went on: this is the step's outcome
-            self.record_failure()
 
     def identify(self, verb: str, key: str) -> Identity:
         """Enter a verb that is no `run`: which use of its key this is."""
@@ -210,10 +254,18 @@ class Attempt:
         self.at = (key, self.seen[place])
         return self.at
 
-    def record_failure(self) -> None:
-        failure, self.failure = self.failure, None
-        if failure is not None:
-            failure.record()
+    @property
+    def in_handler(self) -> bool:
+        return handling.get() is self
+
+    def record_failures(self) -> None:
+        """The body went on: they are their steps' outcomes."""
+        failures, self.failures = self.failures, []
+        if failures:
+            entries = [("step", failure.pack()) for failure in failures]
+            for failure in failures:
+                self.raised += [(failure.error, failure.identity), (failure.cause, failure.identity)]
+            failures[0].commit(entries)
 
     def leaving(self, act: Callable[[], Any]) -> Any:
         """Do `act`; what ends the attempt is kept, so that a body that swallows it gets it again."""
@@ -236,6 +288,7 @@ class Attempt:
 
     def before_effect(self) -> None:
         """The last look before a handler is called."""
+        self.fresh = True
         if self.journal.rollback is not None:
             self.ended = RollingBack()
             raise self.ended
@@ -264,6 +317,20 @@ class Attempt:
         self.newest_fence = self.journal.fence
         if self.journal.cancelled:
             raise RunCancelled
+
+    @property
+    def replaying(self) -> bool:
+        """Whether outcomes are recorded that this attempt has not met yet. Never again once it has done something new."""
+        if self.fresh or not self.owner:
+            return False
+        if self._unmet is None:
+            self._unmet = list(reversed(self.journal.steps))
+        while self._unmet:
+            key, sequence = self._unmet[-1]
+            if self.seen.get((self.namespace, key), 0) < sequence:
+                return True
+            self._unmet.pop()
+        return False
 
     def saw(self, fence: int) -> None:
         """The heartbeat renewed the lease and saw the namespace's newest fence."""
@@ -296,6 +363,12 @@ class Attempt:
 
     # -- leaving ----------------------------------------------------------------------------------------------------
 
+    def rest(self, pause: Pause) -> None:
+        """Leave the worker: raises Suspended. In a branch, where others may run, raises Pausing."""
+        if self._thread != threading.get_ident():
+            raise Pausing(pause)
+        self.suspend(pause.about, pause.wake, pause.told, status=pause.status)
+
     def suspend(
         self,
         about: str,
@@ -311,8 +384,9 @@ class Attempt:
         `about` and `info` say what is waited for. `begins` are the entries of what begins here; `awaits` their events, which
         may have come: if there is something in the inbox after `seen`, this returns and nothing is changed.
         """
+        self.telling.leave()
         if self.journal.rollback is None:  # else Celery has stored a final state
-            self.announce(info)
+            wake = min(wake, self.now_ms() + self.announce(info, wake - self.now_ms()))
         entries = [*begins, ("suspend", fmt.pack_suspend(self.run, about, wake))]
 
         def send(before: str, after: str, ids: list[str]) -> Append:
@@ -323,6 +397,7 @@ class Attempt:
         if self._leave(entries, send) is not Append.NEWS:
             self.ended = Suspended(f"The run waits for {about}.")
             raise self.ended
+        self.telling.stay()
 
     def retry(self, delay: float, retries: int, message: bytes, error: BaseException | None) -> None:
         """Celery has stored RETRY: the next attempt starts from the ticket after `delay` seconds."""
@@ -340,8 +415,13 @@ class Attempt:
             if link is not None and not any(link is known for known in chain):
                 chain.append(link)
                 todo += (link.__cause__, link.__context__, getattr(link, "exc", None), *getattr(link, "exceptions", ()))
-        reopened = [identity for raised, identity in self.raised if any(raised is link for link in chain)]
-        return list(dict.fromkeys(reopened)), [self.failure.identity] if self.failure else []
+        reopened = [
+            identity
+            for raised, identity in self.raised
+            if identity not in self.journal.once and any(raised is link for link in chain)
+        ]
+        reopened += [failure.identity for failure in self.failures if not failure.called]
+        return list(dict.fromkeys(reopened)), [failure.identity for failure in self.failures if failure.called]
 
     def finish(self, outcome: str, value: bytes, *, stored: str = "", whatever: bool = False) -> bool:
         """Record the run's outcome. `stored`: Celery has stored this state already, so settle in the same round trip.
@@ -349,7 +429,7 @@ class Attempt:
         `whatever`: also if the run was cancelled meanwhile. Returns False if another attempt had finished the run before.
         """
         if outcome == "succeeded":
-            self.record_failure()
+            self.record_failures()
         entry = fmt.pack_finish(self.run, outcome, value)
 
         def send(before: str, after: str, ids: list[str]) -> Append:
@@ -362,12 +442,14 @@ class Attempt:
     def _leave(
         self, entries: Sequence[tuple[str, bytes]], send: Callable[[str, str, list[str]], Append], whatever: bool = False
     ) -> Append:
+        self.telling.leave()
+
         def unless_cancelled(before: str, after: str, ids: list[str]) -> Append:
             if self.journal.cancelled and not whatever and self.journal.rollback is None:
                 raise RunCancelled
             return send(before, after, ids)
 
-        reply: Append = self.leaving(lambda: self.journal.write(unless_cancelled, entries))
+        reply: Append = self.leaving(lambda: self.journal.write(unless_cancelled, entries, leaves=True))
         self.owner = reply is Append.NEWS
         return reply
 
@@ -382,6 +464,7 @@ def active_attempt() -> Attempt:
     attempt = current.get()
     if attempt is None or not attempt.active:
         raise NoActiveRun
-    if attempt._thread != threading.get_ident():  # asyncio.to_thread and others copy the context
+    # asyncio.to_thread and others copy the context. In a handler, the verb says why it cannot be there.
+    if attempt._thread != threading.get_ident() and not attempt.in_handler:
         raise NoActiveRun("There is no active run in this thread: call steps in the thread of the task's body.")
     return attempt

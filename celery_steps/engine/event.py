@@ -59,7 +59,8 @@ def wait_for_event(
     match = None if match is None else dict(match)
     encode_data(attempt.codec, name, match, f"{said_by}'s match")
     identity = attempt.identify("wait_for_event", key)
-    deadline = at or (0 if seconds is None else max(1, attempt.now_ms() + int(seconds * 1000)))
+    end = at if seconds is None else attempt.now_ms() + int(seconds * 1000)
+    deadline = 0 if end is None else max(1, end)  # 0 says that there is none
     return EventWait(attempt, identity, name, deadline, {"event": name, "timeout": seconds, "until": at, "match": match})
 
 
@@ -70,6 +71,7 @@ def emit(attempt: Attempt, key: str, event: str, data: Any, to: str | None, app:
     encode_data(attempt.codec, event, check_data(data, said_by), f"{said_by}'s data")
     if to is not None:
         check_namespace(to, f"{said_by}'s to")
+    check_app(app, to, said_by)
 
     def send() -> int:
         identity = (key, attempt.seen[attempt.namespace, key])
@@ -94,6 +96,14 @@ def check_data(data: Any, said_by: str) -> Any:
     if data is None:
         raise StepsError(f"{said_by}: an event's data cannot be None, as that is what a wait returns at its deadline. Send {{}}.")
     return data
+
+
+def check_app(app: object, to: str | None, said_by: str) -> None:
+    if app is not None and (to is not None or not isinstance(app, str)):
+        raise StepsError(
+            f"{said_by}: app names the one Celery app whose tasks the event starts, so it is text and goes without to; "
+            f"given are app={app!r:.80} and to={to!r:.80}."
+        )
 
 
 def matches(match: Mapping[str, Any] | None, data: Any) -> bool:

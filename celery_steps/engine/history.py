@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from celery_steps.engine import entries as fmt
-from celery_steps.engine.entries import Identity, Step
+from celery_steps.engine.entries import Identity, Step, Wait
 from celery_steps.errors import ResultError
 from celery_steps.store.replies import Entry
 
-#: What has happened to a step. The first two stand, the others are history.
-DONE, FAILED, REOPENED, REPLACED, RAISED, BEGUN, CORRUPT = (
-    "done", "failed", "reopened", "replaced", "raised", "begun", "corrupt",
+#: What has happened to a step. The first three stand, the others are history.
+DONE, FAILED, WAITING, REOPENED, REPLACED, RAISED, BEGUN, CORRUPT = (
+    "done", "failed", "waiting", "reopened", "replaced", "raised", "begun", "corrupt",
 )  # fmt: skip
 
 
@@ -44,6 +44,7 @@ class PastStep:
     status: str
     identity: Identity
     step: Step | None = None
+    wait: Wait | None = None  # begun, and what it came to is not recorded
     trouble: str = ""  # why it cannot be read
 
 
@@ -56,6 +57,7 @@ class History:
     _now: PastAttempt | None = None
     _made: Counter[str] = field(default_factory=Counter)
     _standing: dict[Identity, PastStep] = field(default_factory=dict)
+    _waits: dict[Identity, PastStep] = field(default_factory=dict)
 
     @classmethod
     def of(cls, entries: Iterable[Entry]) -> History:
@@ -72,6 +74,14 @@ class History:
     def attempts_of(self, run: str) -> list[PastAttempt]:
         return [attempt for attempt in self.attempts if attempt.run == run and attempt.number]
 
+    @property
+    def waits(self) -> list[PastStep]:
+        """What is waited for, oldest first."""
+        return list(self._waits.values())
+
+    def waits_of(self, run: str) -> list[PastStep]:
+        return [seen for seen in self._waits.values() if seen.attempt is not None and seen.attempt.run == run]
+
     def _attempt(self, entry: Entry) -> None:
         call = fmt.read_call(entry)
         if entry.kind == "attempt":
@@ -87,10 +97,19 @@ class History:
         identity = (step.key, step.sequence)
         seen = PastStep(entry.id, self._now, DONE if step.ok else FAILED, identity, step)
         self._close(identity)
+        self._waits.pop(identity, None)
         self.steps.append(seen)
         self._standing.setdefault(identity, seen)
         if self._now is not None:
             self._now.recorded += 1
+
+    def _wait(self, entry: Entry) -> None:
+        wait = fmt.read_wait(entry)
+        if [type(field) for field in wait[1:6]] != [str, int, str, str, int]:
+            raise ValueError(f"Journal entry {entry.id} (wait) is corrupt: it is no wait.")
+        self._waits.setdefault(
+            (wait.key, wait.sequence), PastStep(entry.id, self._now, WAITING, (wait.key, wait.sequence), wait=wait)
+        )
 
     def _start(self, entry: Entry) -> None:
         key, sequence, *_ = fmt.read(entry)
@@ -139,6 +158,10 @@ class History:
     def _finish(self, entry: Entry) -> None:
         finish = fmt.read_finish(entry)
         self._end(finish.run, finish.outcome)
+        for seen in self.waits_of(finish.run):  # it did not wait to the end
+            del self._waits[seen.identity]
+            seen.status = BEGUN
+            self.steps.append(seen)
         if finish.outcome == "replaced":
             for seen in self._standing.values():
                 seen.status = REPLACED
@@ -157,6 +180,7 @@ _READERS: dict[str, Callable[[History, Entry], None]] = {
     "intent": History._start,
     "tried": History._tried,
     "resolve": History._resolve,
+    "wait": History._wait,
     "retry": History._retry,
     "suspend": History._suspend,
     "finish": History._finish,

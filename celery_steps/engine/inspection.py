@@ -31,6 +31,7 @@ def _record(namespace: str, step: Step, codec: Codec) -> dict[str, Any]:
     return {
         "event_id": step.id,
         **where,
+        "verb": step.verb,
         "deterministic_inputs_hash": hash_text(step.digest),
         "input": None if step.input is None else codec.decode(step.input, hint=PLAIN, **where),
         "result": codec.decode(step.value, hint=PLAIN, **where) if step.ok else None,

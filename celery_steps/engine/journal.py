@@ -7,7 +7,8 @@ and a journal that was lost or rolled back is noticed.
 from __future__ import annotations
 
 import logging
-from collections import Counter
+import threading
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 from uuid import uuid4
@@ -72,14 +73,30 @@ class JournalStore(Protocol):
     def release(self, delay: int) -> bool: ...
     def renew(self) -> int: ...
     def begin_rollback(self, nonce: str, entry: bytes) -> None: ...
+    def tell(self, id: str, place: str, line: bytes, progress: bytes) -> bool: ...
     def abandon(self) -> bool: ...
     def elsewhere(self, namespace: str) -> JournalStore: ...
     def borrow(self, nonce: str, entry: bytes) -> tuple[Claim, list[Entry]]: ...
     def giveback(self, before: str, after: str, entries: Sequence[tuple[str, str, bytes]]) -> Append: ...
 
 
+class _Waiting:
+    """Entries that wait for the append in flight."""
+
+    __slots__ = ("entries", "error", "over", "record")
+
+    def __init__(self, entries: Sequence[tuple[str, bytes]], record: bool) -> None:
+        self.entries = entries
+        self.record = record
+        self.over = False
+        self.error: BaseException | None = None
+
+
 class Journal:
-    """What the entries of a namespace say, for the run `run`."""
+    """What the entries of a namespace say, for the run `run`.
+
+    The threads of an attempt share it: one append is in flight at a time, and what waits meanwhile goes together in the next.
+    """
 
     def __init__(self, store: JournalStore, run: str) -> None:
         self.store = store
@@ -95,6 +112,7 @@ class Journal:
         self.rollback: tuple[str, bytes] | None = None  # this run's outcome, and the failure's value
         self.spent: dict[Identity, int] = {}  # tries before the last reopening
         self.due: dict[Identity, int] = {}  # when the next try begins, ms since 1970
+        self.rested = ""  # id of the entry with which this run last suspended
         self.in_flight: Identity | None = None  # begun in the newest attempt that recorded what it began
         self.calls: dict[str, Call] = {}  # the first of each task
         self.finishes: dict[str, Finish] = {}  # by run
@@ -111,6 +129,9 @@ class Journal:
         self._last = ""
         self._retries = 0
         self._borrowed = False
+        self._left = False  # the run has ended or suspended: a branch that still runs must not append
+        self._turn = threading.Lock()  # of the append in flight
+        self._waiting: deque[_Waiting] = deque()
 
     @property
     def tip(self) -> str:
@@ -209,6 +230,10 @@ class Journal:
         call = fmt.read_call(entry)
         self.handed_over, self._writer = False, call.run
         self.calls.setdefault(call.task, call)
+
+    def _suspend(self, entry: Entry) -> None:
+        if fmt.read(entry)[0] == self.run:
+            self.rested = entry.id
 
     def _retry(self, entry: Entry) -> None:
         _, _, reopened, failed = fmt.read(entry)
@@ -320,18 +345,63 @@ class Journal:
 
     def append(self, entries: Sequence[tuple[str, bytes]], *, record: bool = True) -> None:
         """Append (kind, packed) entries after the last one known. LeaseLost or JournalLost: nothing was written."""
+        mine, interrupt = _Waiting(entries, record), None
+        self._waiting.append(mine)
+        while not mine.over:
+            try:
+                with self._turn:
+                    if not mine.over:  # not gone together with those of another thread
+                        interrupt = self._append_waiting() or interrupt
+            except BaseException as error:  # a signal, while another thread had its turn
+                if interrupt is not None:
+                    raise
+                interrupt = error
+        if mine.error is not None:
+            raise mine.error
+        if interrupt is not None:
+            raise interrupt
+
+    def _append_waiting(self) -> BaseException | None:
+        """One commit of all that waits. Returns what interrupted it."""
+        batch = list(self._waiting)
+        entries = [entry for one in batch for entry in one.entries]
+        record = any(one.record for one in batch)
 
         def send(before: str, after: str, ids: list[str]) -> Append:
             numbered = [(id, kind, data) for id, (kind, data) in zip(ids, entries, strict=True)]
             return self.store.commit(before, after, numbered, record=record)
 
-        self.write(send, entries)
+        error: BaseException | None = None
+        interrupt: BaseException | None = None
+        try:
+            if self._left:
+                raise LeaseLost
+            _, interrupt = self._send(send, entries)
+        except BaseException as raised:
+            error = raised
+        for one in batch:
+            self._waiting.popleft()
+            one.error, one.over = error, True
+        return interrupt
 
-    def write(self, send: Callable[[str, str, list[str]], Append], entries: Sequence[tuple[str, bytes]]) -> Append:
+    def write(
+        self, send: Callable[[str, str, list[str]], Append], entries: Sequence[tuple[str, bytes]], *, leaves: bool = False
+    ) -> Append:
         """Send an append until it is known to be written or refused.
 
-        `send` gets the tips before and after, and the entries' ids.
+        `send` gets the tips before and after, and the entries' ids. `leaves`: once written, this attempt appends nothing more.
         """
+        with self._turn:
+            reply, interrupt = self._send(send, entries)
+            self._left = self._left or (leaves and reply is not Append.NEWS)
+        if interrupt is not None:
+            raise interrupt
+        return reply
+
+    def _send(
+        self, send: Callable[[str, str, list[str]], Append], entries: Sequence[tuple[str, bytes]]
+    ) -> tuple[Append, BaseException | None]:
+        """As `write`, in turn. Returns what interrupted it as well."""
         interrupt: BaseException | None = None
         while True:
             try:
@@ -346,11 +416,8 @@ class Journal:
                     raise
                 interrupt = error
                 continue
-            if reply is Append.STALE:
-                continue
-            if interrupt is not None:
-                raise interrupt
-            return reply
+            if reply is not Append.STALE:
+                return reply, interrupt
 
     def _write(self, send: Callable[[str, str, list[str]], Append], entries: Sequence[tuple[str, bytes]]) -> Append:
         ids = [f"{self.fence}-{self._n + i}" for i in range(1, len(entries) + 1)]
@@ -366,10 +433,14 @@ class Journal:
 
     def _is_written(self, ids: list[str]) -> bool:
         """The tip moved: find out why. True: these entries are in the journal. False: send them again under the new fence."""
-        return any(entry.id == ids[0] for entry in self.catch_up())
+        return any(entry.id == ids[0] for entry in self._catch_up())
 
-    def catch_up(self) -> list[Entry]:
+    def catch_up(self) -> None:
         """Read what came after my last entry. Control entries are taken into account under a new fence; an attempt ends mine."""
+        with self._turn:
+            self._catch_up()
+
+    def _catch_up(self) -> list[Entry]:
         last, *beyond = self.store.read(self._last) or [Entry("", "", b"")]
         if last.id != self._last:
             raise self.lost()
@@ -387,6 +458,7 @@ def _refuse_others(entries: Sequence[Entry]) -> None:
 _READERS: dict[str, Callable[[Journal, Entry], None]] = {
     "step": Journal._step,
     "wait": Journal._wait,
+    "suspend": Journal._suspend,
     "start": Journal._start,
     "intent": Journal._intent,
     "tried": Journal._tried,

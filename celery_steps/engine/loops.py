@@ -13,23 +13,19 @@ from celery_steps.errors import StepsError
 class _Loops(threading.local):
     """One event loop per worker thread, kept for its life: clients that handlers keep are bound to it."""
 
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop | None = None
 
 
-_loops: _Loops | None = None
+_loops = _Loops()
 
 
 def wait_for(awaitable: Awaitable[Any]) -> Any:
     """The result of what an async handler returned."""
-    global _loops
-    if _loops is None:
-        _loops = _Loops()
 
     async def outcome() -> Any:
         return await awaitable
 
-    loop = _loops.loop
+    loop = _loops.loop = _loops.loop or asyncio.new_event_loop()
     if loop.is_running() or asyncio._get_running_loop() is not None:
         raise StepsError(
             "Async handlers cannot overlap in one thread, as greenlets do: use the prefork or threads pool for them."
@@ -42,3 +38,10 @@ def wait_for(awaitable: Awaitable[Any]) -> Any:
             task.cancel()
             loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
         raise
+
+
+def close() -> None:
+    """The thread that calls this ends, and its loop with it."""
+    if _loops.loop is not None:
+        _loops.loop.close()
+        _loops.loop = None

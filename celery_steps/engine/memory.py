@@ -38,6 +38,9 @@ class MemoryStore:
         self._others: dict[str, MemoryStore] = {}
         self._fence = 0
         self.skipped_ms = 0
+        self.lines: list[bytes] = []
+        self.progress = b""
+        self._told = ""
 
     def claim(
         self,
@@ -60,7 +63,8 @@ class MemoryStore:
     def _grant(self, kind: str, entry: bytes) -> tuple[Claim, list[Entry]]:
         self._fence += 1
         self.entries.append(Entry(f"{self._fence}-0", kind, entry))
-        return Claim("OK", self._fence, "memory", time.time_ns() // 1_000_000, attempts=self._fence), list(self.entries)
+        now = time.time_ns() // 1_000_000
+        return Claim("OK", self._fence, "memory", now, attempts=self._fence, told=self._told), list(self.entries)
 
     def read(self, first: str) -> list[Entry]:
         known = [entry.id for entry in self.entries]
@@ -133,6 +137,12 @@ class MemoryStore:
     def begin_rollback(self, nonce: str, entry: bytes) -> None:
         self._fence += 1
         self.entries.append(Entry(f"{self._fence}-0", "rollback", entry))
+
+    def tell(self, id: str, place: str, line: bytes, progress: bytes) -> bool:
+        self._told = place
+        self.lines += [line] if line else []
+        self.progress = progress or self.progress
+        return True
 
     def abandon(self) -> bool:
         return False

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from celery_steps.codec import PLAIN
 from celery_steps.engine import entries as fmt
-from celery_steps.engine.attempt import Attempt
+from celery_steps.engine.attempt import Attempt, Pause
 from celery_steps.engine.entries import Identity, Step
 from celery_steps.engine.once import check_verb
 from celery_steps.errors import ResultError
@@ -63,6 +63,23 @@ class Wait:
         """When somebody must look at the latest, in ms."""
         return self.deadline or fmt.NEVER
 
+    @classmethod
+    def start(cls, waits: Sequence[Wait]) -> None:
+        """Record that they begin, in one commit: from now on their deadlines hold."""
+        new = [(wait, entry) for wait in waits if (entry := wait.entry()) is not None]
+        if new:
+            attempt = waits[0].attempt
+            attempt.append([("wait", entry) for _, entry in new], record=False)
+            for wait, _ in new:
+                wait.begun = attempt.journal.waits[wait.identity]
+
+    @classmethod
+    def prepare(cls, waits: Sequence[Wait], now: int, inbox: Sequence[Event]) -> None:
+        """Called with all of one kind before each of them looks: what can be asked at once is."""
+
+    def abandon(self) -> None:
+        """Nobody wants to know any more what this comes to."""
+
     def look(self, now: int, inbox: Sequence[Event]) -> Ended | None:
         """What this wait has come to at `now`, None: it goes on."""
         raise NotImplementedError
@@ -105,19 +122,23 @@ def wait(wait: Wait) -> Any:
     attempt, (key, sequence) = wait.attempt, wait.identity
     step = recorded(attempt, (key, sequence), wait.verb)
     if step is None:
-        wait_for([wait])
+        wait_for(attempt, [wait])
         step = attempt.journal.steps[key, sequence]
     return wait.value_of(step)
 
 
-def wait_for(waits: Sequence[Wait]) -> None:
-    """Until each has a recorded outcome. Raises Suspended where that takes long."""
+def wait_for(attempt: Attempt, waits: Sequence[Wait], *, until_failure: bool = False, pauses: Sequence[Pause] = ()) -> None:
+    """Until each has a recorded outcome, or one a recorded failure if that is enough. Raises Suspended where that takes long.
+
+    With `pauses`, for which the run must leave in any case, it always does.
+    """
     going = list(waits)
-    while going:
-        attempt = going[0].attempt
+    while going or pauses:
         attempt.before_effect()
         inbox = attempt.read_inbox() if any(wait.reads_inbox for wait in going) else []
         now = attempt.now_ms()
+        for kind in dict.fromkeys(type(one) for one in going):
+            kind.prepare([one for one in going if type(one) is kind], now, inbox)
         ended: list[tuple[Wait, Ended]] = []
         for one in going:
             free = [event for event in inbox if not any(event in end.taken for _, end in ended)]
@@ -126,17 +147,25 @@ def wait_for(waits: Sequence[Wait]) -> None:
                 ended.append((one, end))
         if ended:
             record(attempt, ended)
+        if until_failure and not pauses and not all(end.ok for _, end in ended):
+            return
         over = [one for one, _ in ended]
         going = [one for one in going if one not in over]
-        if going:
-            _rest(attempt, going)
+        if going or pauses:
+            _rest(attempt, going, pauses)
 
 
 def record(attempt: Attempt, ended: Sequence[tuple[Wait, Ended]]) -> None:
     """Record what waits came to, and take their events out of the inbox, in one commit."""
-    entries = [("step", _step(wait, end)) for wait, end in ended]
+    entries = [("step", pack_end(wait, end)) for wait, end in ended]
     names = [wait.name for wait, _ in ended if wait.reads_inbox]
     taken = [event for _, end in ended for event in end.taken]
+    commit(attempt, entries, names, taken)
+    attempt.inbox = [event for event in attempt.inbox if event not in taken]
+
+
+def commit(attempt: Attempt, entries: Sequence[tuple[str, bytes]], names: Sequence[str], taken: Sequence[Event] = ()) -> None:
+    """Record what waits came to. `names` of those that read the inbox: they are to hear of nothing more."""
     if not names:
         attempt.append(entries)
         return
@@ -146,10 +175,10 @@ def record(attempt: Attempt, ended: Sequence[tuple[Wait, Ended]]) -> None:
         return attempt.store.receive(before, after, numbered, ended=names, taken=[event.id for event in taken])
 
     attempt.leaving(lambda: attempt.journal.write(send, entries))
-    attempt.inbox = [event for event in attempt.inbox if event not in taken]
 
 
-def _step(wait: Wait, end: Ended) -> bytes:
+def pack_end(wait: Wait, end: Ended) -> bytes:
+    """The packed entry of what it came to."""
     attempt = wait.attempt
     try:
         asked = attempt.codec.encode(wait.asked, where="input", hint=PLAIN, **wait.where) if attempt.record_input else None
@@ -159,22 +188,20 @@ def _step(wait: Wait, end: Ended) -> bytes:
     return fmt.pack_step(wait.identity, None, end.ok, end.value, asked, wait.began, took, wait.verb)
 
 
-def _rest(attempt: Attempt, going: Sequence[Wait]) -> None:
+def _rest(attempt: Attempt, going: Sequence[Wait], pauses: Sequence[Pause]) -> None:
     """Leave the worker; or stay, for a short rest in which nothing can come."""
-    wake = min(wait.wake for wait in going)
-    begun = [("wait", entry) for wait in going if (entry := wait.entry()) is not None]
+    wake = min([*(wait.wake for wait in going), *(pause.wake for pause in pauses)])
     left = wake - attempt.now_ms()
     inbox = any(wait.reads_inbox for wait in going)
-    if left <= _SHORT and not inbox and attempt.store.skipped_ms is None:
-        if begun:
-            attempt.append(begun, record=False)
-            for wait in going:
-                wait.begun = attempt.journal.waits[wait.identity]
+    if left <= _SHORT and not inbox and not pauses and attempt.store.skipped_ms is None:
+        Wait.start(going)
         time.sleep(max(0, left) / 1000)
         return
-    told = [wait.describe() for wait in going]
+    begun = [("wait", entry) for wait in going if (entry := wait.entry()) is not None]
+    told = [*(wait.describe() for wait in going), *(pause.told for pause in pauses)]
+    status = next((pause.status for pause in pauses if pause.status == "in_doubt"), "suspended")
     about = ", ".join(f"{one['waiting_for']} ({one['key']})" for one in told[:10])
     awaits = [event for wait in going for event in wait.awaits()]
     seen = attempt.inbox_seen if inbox else ""
     info = {**min(told, key=lambda one: one["until"] or "9"), "waits": told} if len(told) > 1 else told[0]
-    attempt.suspend(about, wake, info, begun, awaits, seen)
+    attempt.suspend(about, wake, info, begun, awaits, seen, status)

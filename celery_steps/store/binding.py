@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 #: Entries in one round trip of a load.
 PAGE = 1000
+#: Lines that a namespace's log keeps, more or less.
+LINES = "10000"
 
 
 class Binding:
@@ -156,7 +158,7 @@ class Binding:
         """FINISH and SETTLE in one round trip: Celery has stored the state before."""
         arguments = (*self._head, before, after, id, entry, self.store.lease_ms)
         replies = self._client.exchange(self._client.script("finish")(self._keys.all, *arguments), *self._settle(state))
-        return self._freed(_raised(replies[0]))
+        return self._freed(raised(replies[0]))
 
     def _leave(self, script: str, *arguments: str | bytes) -> Append:
         return self._freed(self._client.run(script, self._keys.all, *self._head, *arguments))
@@ -168,7 +170,7 @@ class Binding:
 
     def settle(self, state: str) -> bool:
         """SETTLE as what Celery stored: succeeded, failed or cancelled. False: the run has no outcome."""
-        return bool(_raised(self._client.exchange(*self._settle(state))[0]))
+        return bool(raised(self._client.exchange(*self._settle(state))[0]))
 
     def _settle(self, state: str) -> list[list[str | bytes]]:
         arguments = (*self._head, state, self.store.retention_ms)
@@ -188,6 +190,11 @@ class Binding:
     def begin_rollback(self, nonce: str, entry: bytes) -> None:
         """Celery has stored how the run ends: from now on it only undoes what it did. The next append meets a new fence."""
         self.store.control(self.namespace, self.run, what="rollback", nonce=nonce, entry=entry)
+
+    def tell(self, id: str, place: str, line: bytes, progress: bytes) -> bool:
+        """TELL a line, or progress, or both; `id` is newer than the one before. False: another owns the namespace."""
+        arguments = (*self._head, id, place, line, progress, LINES)
+        return bool(self._client.run("tell", self._keys.all, *arguments))
 
     def abandon(self) -> bool:
         """ABANDON: the journal is gone. True if the run was open and now ends as lost."""
@@ -211,21 +218,21 @@ class Binding:
 
 
 def _claim(reply: Any) -> Claim:
-    verdict, *rest = (part.decode() for part in _raised(reply))
+    verdict, *rest = (part.decode() for part in raised(reply))
     if verdict == "OK":
         fence, uid, now, *counts = rest
-        crashes, attempts = counts or ("0", "0")
-        return Claim("OK", int(fence), uid, int(now), int(crashes), int(attempts))
+        crashes, attempts, told = counts or ("0", "0", "")
+        return Claim("OK", int(fence), uid, int(now), int(crashes), int(attempts), told=told)
     if verdict in ("SETTLING", "EARLY") or (verdict == "HELD" and rest):
         return Claim(verdict, wait=int(rest[0]))
     return Claim(verdict, detail=" ".join(rest))
 
 
 def _entries(page: Any) -> list[Entry]:
-    return [Entry(id.decode(), fields[0].decode(), fields[1]) for id, fields in _raised(page)]
+    return [Entry(id.decode(), fields[0].decode(), fields[1]) for id, fields in raised(page)]
 
 
-def _raised(reply: Any) -> Any:
+def raised(reply: Any) -> Any:
     if isinstance(reply, Exception):
         raise StoreUnavailable(f"Redis refused: {reply}") from reply
     return reply

@@ -34,7 +34,7 @@ _NOT_NOW = (
 _REFUSES_WRITES = ("MISCONF", "NOREPLICAS")
 #: Out of memory, a write that follows a handler's effect must still go through. Redis 7 learns that from this line.
 _ALLOW_OOM = "#!lua flags=allow-oom\n"
-_MAY_BE_REFUSED = {"claim", "borrow"}
+_MAY_BE_REFUSED = {"claim", "borrow", "tell"}
 
 
 def _pack(command: Command) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +13,9 @@ from celery_steps.store.replies import Entry
 from celery_steps.store.store import Store, entries_of
 
 _PAGE = 100
-_OF_RUN = ("status", "app", "created", "changed", "attempts", "crashes", "retries", "wake", "outcome")
+_OF_RUN = (
+    "status", "app", "created", "changed", "attempts", "crashes", "retries", "wake", "outcome", "await", "progress", "progressed",
+)  # fmt: skip
 _OF_NAMESPACE = ("owner", "owner_run", "lease")
 
 
@@ -21,6 +24,19 @@ class Row(NamedTuple):
 
     changed: int
     member: bytes
+
+    @classmethod
+    def at(cls, cursor: str) -> Row:
+        """The row at which a page ended. StepsError for text that is no cursor."""
+        try:
+            changed, _, member = base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True).partition(b" ")
+            return cls(int(changed), member)
+        except ValueError:
+            raise StepsError(f"{cursor!r:.80} is no cursor: take that of the page before, as it is.") from None
+
+    @property
+    def cursor(self) -> str:
+        return base64.urlsafe_b64encode(b"%d %b" % self).decode().rstrip("=")
 
     def split(self) -> tuple[str, RunId]:
         return split_member(self.member.decode())
@@ -87,14 +103,17 @@ class Index:
             (reply,) = self._ask([_range(key, at, since, skip)])
 
     def heads(self, runs: Sequence[tuple[str, RunId]]) -> list[dict[str, str]]:
-        """What is known of each run and of its namespace's owner; without "status" where the run is gone."""
+        """What is known of each run and of its namespace's owner; without "status" where the run is gone.
+
+        Progress is bytes, which `surrogateescape` gives back.
+        """
         commands = []
         for namespace, run in runs:
             fields = (*(f"{run}:{name}" for name in _OF_RUN), *_OF_NAMESPACE)
             commands.append(["HMGET", self._keys.namespace(namespace).run, *fields])
         names = _OF_RUN + _OF_NAMESPACE
         return [
-            {name: value.decode() for name, value in zip(names, reply, strict=True) if value is not None}
+            {name: value.decode(errors="surrogateescape") for name, value in zip(names, reply, strict=True) if value is not None}
             for reply in self._ask(commands)
         ]
 
@@ -102,6 +121,17 @@ class Index:
         """The entry with each id, by (namespace, id); None where it is gone."""
         commands = [["XRANGE", self._keys.namespace(namespace).journal, id, id] for namespace, id in places]
         return [next(iter(entries_of(reply)), None) for reply in self._ask(commands)]
+
+    def lines(self, namespace: str) -> Iterator[tuple[str, bytes, bytes]]:
+        """The log of a namespace, newest line first: (id, when it was said in ms as text, packed)."""
+        key, end = self._keys.namespace(namespace).log, "+"
+        while True:
+            (page,) = self._ask([["XREVRANGE", key, end, "-", "COUNT", str(_PAGE)]])
+            for id, (at, data) in page:
+                yield id.decode(), at, data
+            if len(page) < _PAGE:
+                return
+            end = f"({page[-1][0].decode()}"
 
     # -- looking up -------------------------------------------------------------------------------------------------
 

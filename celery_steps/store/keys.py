@@ -9,8 +9,10 @@ from zlib import crc32
 
 FINAL = ("succeeded", "failed", "cancelled")
 #: It has left its worker and said for what.
-WAITING = ("suspended", "paused", "in_doubt", "rolling_back")
+AWAY = ("suspended", "paused", "in_doubt", "rolling_back")
 OPEN = ("held", "running", "suspended", "retrying", "paused", "in_doubt", "rolling_back")
+#: Of log lines, the least grave first.
+LEVELS = ("debug", "info", "warning", "error")
 
 
 def encode(text: str) -> str:
@@ -103,6 +105,11 @@ class Keys:
     def triggers(self, event: str) -> str:
         """Which tasks start on an event of this name."""
         return f"{self.prefix}:triggers:{encode(event)}"
+
+    @property
+    def triggering(self) -> str:
+        """The events on which tasks start."""
+        return f"{self.prefix}:triggering"
 
     def index(self, task_id: str) -> str:
         """Leads from a task id to its namespace, where that is not the id itself."""

@@ -29,6 +29,7 @@ class Claim(NamedTuple):
     detail: str = ""  # SETTLED: the state; FINISHED: the outcome's entry id
     cancelled: bool = False  # before it began
     wait: int = 0  # SETTLING, EARLY, HELD (of a borrow): ms until it is worth looking again
+    told: str = ""  # how far the body's own log lines and progress are written
 
 
 class Event(NamedTuple):

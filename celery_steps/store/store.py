@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from celery_steps.errors import SettingsError, StepsError
 from celery_steps.settings import Settings
-from celery_steps.store.binding import Binding
+from celery_steps.store.binding import Binding, raised
 from celery_steps.store.client import Client
 from celery_steps.store.keys import FINAL, Keys, RunId, decode, encode, split_member
 from celery_steps.store.replies import Entry, Verdict
@@ -268,10 +268,41 @@ class Store:
         found = self.client.call("GET", self.keys.index(task_id))
         return task_id if found is None else found.decode(errors="surrogatepass")
 
+    def namespaces_of(self, task_ids: Sequence[str]) -> list[str]:
+        """As `namespace_of`, for several in one round trip."""
+        replies = self.client.exchange(*(["GET", self.keys.index(id)] for id in task_ids)) if task_ids else []
+        return [
+            reply.decode(errors="surrogatepass") if isinstance(reply, bytes) else id
+            for id, reply in zip(task_ids, replies, strict=True)
+        ]
+
+    def ends(self, runs: Sequence[tuple[str, RunId]]) -> list[tuple[str, Entry | None] | None]:
+        """For each run, by its namespace: None if nothing is known of it, else what it settled as and its final entry.
+
+        ("", None) for one that goes on, also as the run that replaced it. Two round trips for all.
+        """
+        keys = [self.keys.namespace(namespace) for namespace, _ in runs]
+        asked = [
+            ["HMGET", key.run, f"latest:{encode(run.id)}", f"{run}:status", f"{run}:settled", f"{run}:outcome"]
+            for key, (_, run) in zip(keys, runs, strict=True)
+        ]
+        known = [raised(reply) for reply in self.client.exchange(*asked)] if asked else []
+        settled = [i for i, (latest, _, state, _) in enumerate(known) if state is not None and latest is None]
+        ranges = [["XRANGE", keys[i].journal, known[i][3].decode(), known[i][3].decode()] for i in settled]
+        finals = dict(zip(settled, self.client.exchange(*ranges), strict=True)) if ranges else {}
+        found: list[tuple[str, Entry | None] | None] = []
+        for i, (latest, status, state, _) in enumerate(known):
+            entries = entries_of(raised(finals[i])) if i in finals else []
+            if entries:
+                found.append((state.decode(), entries[0]))
+            else:
+                found.append(None if latest is None and status is None else ("", None))
+        return found
+
     def fields(self, namespace: str) -> dict[str, str]:
         """The run hash of a namespace."""
         reply = self.client.call("HGETALL", self.keys.namespace(namespace).run)
-        return {reply[i].decode(): reply[i + 1].decode() for i in range(0, len(reply), 2)}
+        return {reply[i].decode(): reply[i + 1].decode(errors="replace") for i in range(0, len(reply), 2)}  # a match is packed
 
     def status(self, namespace: str, run: RunId) -> str | None:
         """The status of a run, None if the store does not know it."""

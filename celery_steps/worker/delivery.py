@@ -16,12 +16,13 @@ from typing import Any
 
 from celery import signals, states
 from celery.app.task import Context, Task
-from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
+from celery.exceptions import Ignore, Reject, Retry
 from celery.utils.time import maybe_iso8601
 
 from celery_steps.codec import Codec, input_digest
 from celery_steps.engine import rollback
 from celery_steps.engine.attempt import Attempt, Refused, current
+from celery_steps.engine.child import cancel_children
 from celery_steps.engine.journal import JournalStore
 from celery_steps.errors import (
     AttemptEnded,
@@ -39,6 +40,8 @@ from celery_steps.store.keys import RunId
 from celery_steps.store.replies import Claim
 from celery_steps.store.store import Store
 from celery_steps.worker import events, messages
+from celery_steps.worker.beside import PROMPT, beside
+from celery_steps.worker.children import WorkerChildren
 from celery_steps.worker.heartbeat import Heartbeat
 from celery_steps.worker.result import Result
 
@@ -87,10 +90,13 @@ class Delivery:
             before_commit=task.before_commit,
             announce=self.result.write_suspended,
             emit=functools.partial(events.emit, task.app),
+            show=self.result.write_progress,
+            children=WorkerChildren(task.app),
             opened=self._hold,
             closed=heartbeat.drop,
             passing=(Retry, Ignore, Reject),
-            interrupts=(SoftTimeLimitExceeded,),
+            prompt=PROMPT,
+            beside=functools.partial(beside, task, request),
             lease=settings.lease_ttl,
             max_crashes=settings.max_crashes,
             record_input=settings.record_input,
@@ -114,7 +120,10 @@ class Delivery:
             if self.attempt.journal.rollback is not None:
                 self._go_on_undoing(body, args, kwargs)
             self.result.write_started(self.attempt.owner)
-            value = body(*args, **kwargs)
+            try:
+                value = body(*args, **kwargs)
+            finally:
+                self.attempt.telling.leave()
             if self.attempt.ended is not None:  # the body swallowed it
                 raise self.attempt.ended
             if self._unthrown is not None:
@@ -186,13 +195,16 @@ class Delivery:
             self._wait_for_store(end)
         elif isinstance(end, LeaseLost):
             logger.warning("%s[%s]: %s", self.task.name, self.request.id, end)
+            if self.result.wrote_open:
+                self._put_back()
             self._close()
         elif isinstance(end, Suspended):
             self._close()
         raise Ignore(str(end)) from end
 
     def _cancel(self) -> None:
-        """REVOKED first, then the outcome: a crash in between finds the cancel again."""
+        """The children, REVOKED, then the outcome: a crash in between finds the cancel again."""
+        cancel_children(self.attempt.journal, self.attempt.children)
         self.result.revoke()
         self._undo_and_finish("cancelled", b"")
         self._close()
@@ -260,13 +272,13 @@ class Delivery:
 
     def _known(self, claim: Claim) -> Any:
         """The claim was refused. Returns the recorded result, or raises Ignore: the ticket brings the run back, or it is over."""
-        if claim.verdict == "SETTLING" and self.result.wrote_started:
+        if claim.verdict == "SETTLING" and self.result.wrote_open:
             time.sleep(min(claim.wait, 500) / 1000)  # our STARTED may lie over the final state: look again
             try:
                 self.attempt.open()
             except Refused as refused:
                 return self._known(refused.claim)
-        if claim.verdict == "SETTLED" and self.result.wrote_started:
+        if claim.verdict == "SETTLED" and self.result.wrote_open:
             self._restore(claim.detail.split()[0])
         if claim.verdict == "FINISHED":
             return self._settle_known(claim.detail)
@@ -296,6 +308,8 @@ class Delivery:
             self.result.put_back(states.SUCCESS, self.result.decoded(finish.value))
         elif finish is not None and status == "failed":
             self.result.put_back(states.FAILURE, self.attempt.codec.decode_failure(finish.value))
+        elif finish is not None and status == "cancelled":
+            self.result.revoke()
 
     # -- hooks: Celery has stored a state ---------------------------------------------------------------------------
 
@@ -320,11 +334,19 @@ class Delivery:
             self._close()
 
     def _put_back(self) -> None:
-        """We stalled for longer than the lease while Celery stored our end: if another attempt's is settled, that one stands."""
-        settled = self.store.fields(self.binding.namespace).get(f"{self.run_id}:settled")
-        if settled is not None:
-            self.attempt.journal.absorb(self.binding.read("-"))
-            self._restore(settled)
+        """We stalled for longer than the lease, and stored a state all the same: another attempt's end is put back."""
+        patience = time.monotonic() + self.store.settings.lease_ttl
+        try:
+            while f"{self.run_id}:outcome" in (fields := self.store.fields(self.binding.namespace)):
+                settled = fields.get(f"{self.run_id}:settled")
+                if settled is not None:
+                    self.attempt.journal.absorb(self.binding.read("-"))
+                    return self._restore(settled)
+                if time.monotonic() > patience:  # who was storing it has crashed: the ticket brings it again
+                    return None
+                time.sleep(0.1)
+        except StepsError as trouble:
+            logger.warning("%s[%s]: its state may be out of date: %s", self.task.name, self.request.id, trouble)
 
     def stored_retry(self) -> None:
         """Celery has stored RETRY: now the ticket becomes the retry."""

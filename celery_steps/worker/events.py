@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from uuid import NAMESPACE_OID, uuid5
 
 from celery import Celery
 
@@ -11,7 +10,7 @@ from celery_steps.engine.attempt import Emission
 from celery_steps.engine.event import encode_data, event_data, matches
 from celery_steps.errors import RunRefused
 from celery_steps.store.keys import RunId
-from celery_steps.worker import messages, runtime
+from celery_steps.worker import messages, runtime, triggers
 
 logger = logging.getLogger("celery_steps")
 
@@ -40,7 +39,8 @@ def _to_namespace(app: Celery, emission: Emission, namespace: str, data: bytes) 
 
 
 def _to_everyone(app: Celery, emission: Emission, data: bytes) -> int:
-    parts, reached = runtime.of(app), 0
+    parts = runtime.of(app)
+    reached = triggers.start(app, emission, event_data(parts.codec, emission.event, data))
     for page in parts.store.waiting(emission.event):
         for waiter in page:
             if not matches(event_data(parts.codec, emission.event, waiter.match), emission.data):
@@ -60,8 +60,3 @@ def _publish(app: Celery, namespace: str, due: list[RunId]) -> None:
             messages.publish_if_due(app, runtime.of(app).store, namespace, run)
         except Exception as error:  # the broker is away: the sweepers have the ticket
             logger.warning("Run %s was woken and could not be published yet: %s", run, error)
-
-
-def triggered_id(event_id: str, task: str) -> str:
-    """The task id of what an event starts: the same however often it is sent."""
-    return str(uuid5(NAMESPACE_OID, f"{event_id}/{task}"))

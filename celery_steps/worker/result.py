@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
 from celery import states
 from celery.app.task import Context, Task
+from celery.backends.redis import RedisBackend
 from celery.exceptions import Ignore
 from kombu import serialization
 from kombu.exceptions import EncodeError
 
 from celery_steps.codec import pack, unpack
+from celery_steps.engine.entries import NEVER
+from celery_steps.engine.telling import beginning, complain
 from celery_steps.errors import ResultError
+from celery_steps.worker import chords
+
+logger = logging.getLogger("celery_steps")
+
+_PLAIN = (type(None), bool, int, float, str)
 
 
 class Result:
@@ -21,7 +30,7 @@ class Result:
     def __init__(self, task: Task, request: Context) -> None:
         self._task = task
         self._request = request
-        self.wrote_started = False
+        self.wrote_open = False  # a state of an open run, which may lie over a final one of another attempt
 
     @property
     def ignored(self) -> bool:
@@ -48,12 +57,39 @@ class Result:
         if owner or self.state() == states.PENDING:
             info = {"pid": os.getpid(), "hostname": self._request.hostname}
             self._task.backend.store_result(self._request.id, info, states.STARTED, request=self._request)
-            self.wrote_started = True
+            self.wrote_open = True
 
-    def write_suspended(self, info: dict[str, Any]) -> None:
-        """The state of a run that has left the worker; `info` says what is awaited."""
-        if not self.ignored:
-            self._task.backend.store_result(self._request.id, info, "SUSPENDED", request=self._request)
+    def write_suspended(self, info: dict[str, Any], away: int) -> int:
+        """The state of a run that leaves the worker for `away` ms; `info` says what is awaited.
+
+        Returns the ms after which it must come back, for the sake of its groups.
+        """
+        backend, id = self._task.backend, self._request.id
+        try:
+            if not self.ignored:
+                self.wrote_open = True
+                backend.store_result(id, info, "SUSPENDED", request=self._request)
+                if backend.expires and away > backend.expires * 500 and isinstance(backend, RedisBackend):
+                    chords.at_least(backend, [backend.get_key_for_task(id)], away + backend.expires * 1000)
+            return chords.keep(self._task, self._request, away)
+        except Exception as error:  # what is shown outside must not keep the run from leaving
+            logger.warning("%s[%s] is suspended, which could not be stored as its state: %r", self._task.name, id, error)
+            return NEVER
+
+    def write_progress(self, info: dict[str, Any]) -> None:
+        """The state of a run that executes and tells how far it is: never over a final one."""
+        backend, id = self._task.backend, self._request.id
+        try:
+            if self.ignored or self.state() in states.READY_STATES:
+                return
+            self.wrote_open = True
+            try:
+                backend.store_result(id, info, "PROGRESS", request=self._request)
+            except EncodeError:  # what we record, Celery's serializer may not know
+                plain = {name: value if type(value) in _PLAIN else beginning(value) for name, value in info.items()}
+                backend.store_result(id, plain, "PROGRESS", request=self._request)
+        except Exception as error:
+            complain(f"{self._task.name}[{id}]: its progress could not be stored as its state: {error!r}")
 
     def encoded(self, value: Any) -> bytes:
         """The result as Celery's own serializer writes it: that it can be stored is known before the run is finished."""
@@ -73,8 +109,7 @@ class Result:
 
     def decoded(self, data: bytes) -> Any:
         """What `encoded` wrote."""
-        content_type, encoding, payload = unpack(data)
-        return serialization.loads(payload, content_type, encoding, accept=[content_type])
+        return decoded(data)
 
     def revoke(self) -> None:
         """Store REVOKED and count it for a chord."""
@@ -104,3 +139,9 @@ class Result:
             raise Ignore(f"The run could not be counted for its chord yet: {error!r}") from error
         if in_hand not in (None, b"done"):
             raise Ignore("The callback of the run's chord is being sent.")
+
+
+def decoded(data: bytes) -> Any:
+    """A recorded result, which Celery's own serializer wrote."""
+    content_type, encoding, payload = unpack(data)
+    return serialization.loads(payload, content_type, encoding, accept=[content_type])

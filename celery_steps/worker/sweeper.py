@@ -6,6 +6,7 @@ Timer and safety net: who makes a ticket due publishes it at once.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
@@ -16,13 +17,13 @@ from celery import Celery, bootsteps
 from celery_steps.errors import SettingsError, StepsError, StoreUnavailable
 from celery_steps.store.client import address_of
 from celery_steps.store.keys import RunId
-from celery_steps.worker import messages, runtime
+from celery_steps.worker import messages, runtime, triggers
 from celery_steps.worker.verdicts import give_back, hand_over
 
 logger = logging.getLogger("celery_steps")
 
-#: Finished runs past retention leave the indexes at this pace, in seconds.
-_FORGET_INTERVAL = 60.0
+#: At this pace, in seconds, finished runs past retention leave the indexes, and the worker says again which tasks events start.
+_UPKEEP_INTERVAL = 60.0
 
 #: Held while a sweep runs, and by who forks: a child forked in the middle would inherit locks that nobody opens any more.
 _sweeping = threading.Lock()
@@ -78,6 +79,7 @@ class Sweeper(bootsteps.StartStopStep):  # type: ignore[misc]
         self._app: Celery = worker.app
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
+        self._kept_up = -math.inf
 
     def start(self, worker: Any) -> None:
         """Check the store, then sweep until the worker stops.
@@ -106,7 +108,7 @@ class Sweeper(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _loop(self) -> None:
         interval = runtime.of(self._app).settings.sweep_interval
-        pause, forgot = interval, time.monotonic()
+        pause = 0.0
         while not self._stopped.wait(pause):
             pause = interval
             try:
@@ -114,14 +116,19 @@ class Sweeper(bootsteps.StartStopStep):  # type: ignore[misc]
                     next_ms = sweep(self._app).next_ms
                     if 0 <= next_ms < interval * 1000:
                         pause = next_ms / 1000
-                    if time.monotonic() - forgot >= _FORGET_INTERVAL:
-                        forgot = time.monotonic()
-                        runtime.of(self._app).main_store.forget()
+                    self._keep_up()
             except SettingsError:
                 raise
             except Exception as error:  # the broker or Redis is away: the tickets wait
                 level = logging.WARNING if isinstance(error, StepsError) else logging.ERROR
                 logger.log(level, "Sweeping failed, it goes on: %s", error, exc_info=level == logging.ERROR)
+
+    def _keep_up(self) -> None:
+        now = time.monotonic()
+        if now - self._kept_up >= _UPKEEP_INTERVAL:
+            triggers.renew(self._app)
+            runtime.of(self._app).main_store.forget()
+            self._kept_up = now
 
 
 def _warn_of_sharing(app: Celery, parts: runtime.Runtime) -> None:

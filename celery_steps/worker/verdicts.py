@@ -18,12 +18,14 @@ from celery.platforms import signals as by_name
 from celery.worker import state
 from celery.worker.request import Request as CeleryRequest
 
+from celery_steps.engine.child import cancel_children
 from celery_steps.engine.entries import pack_control, pack_finish, pack_rollback
 from celery_steps.engine.journal import Journal
 from celery_steps.errors import StepsError, StoreUnavailable
 from celery_steps.store.keys import RunId
 from celery_steps.store.replies import Verdict
 from celery_steps.worker import messages, runtime
+from celery_steps.worker.children import WorkerChildren
 from celery_steps.worker.delivery import token_prefix
 from celery_steps.worker.revoke import cancel
 
@@ -272,7 +274,11 @@ class Request(CeleryRequest):  # type: ignore[misc]
         try:
             value = run.parts.codec.encode_failure(error) if error is not None else b""
             binding = run.parts.main_store.bind(run.namespace, run.id, self._token, self._app.main or "")
-            if self._has_to_undo(run):
+            journal = Journal(binding, str(run.id))
+            journal.absorb(binding.read("-"))
+            if outcome == "cancelled":
+                cancel_children(journal, WorkerChildren(self._app))
+            if journal.undoable:
                 binding.begin_rollback(uuid4().hex, pack_rollback(str(run.id), outcome, value))
                 binding.release(0)
                 self._publish(run)
@@ -285,11 +291,6 @@ class Request(CeleryRequest):  # type: ignore[misc]
             return
         for head in binding.heads:
             self._publish(run._replace(id=head))
-
-    def _has_to_undo(self, run: _Run) -> bool:
-        journal = Journal(run.parts.main_store.bind(run.namespace, run.id, "", ""), str(run.id))
-        journal.absorb(list(run.parts.main_store.entries(run.namespace)))
-        return bool(journal.undoable)
 
     def _publish(self, run: _Run | None) -> None:
         if run is None:

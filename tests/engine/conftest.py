@@ -41,6 +41,7 @@ class Run:
             codec=self.options.get("codec") or Codec(),
             retries=self.retries,
             passing=(Retry,),
+            prompt=self.options.get("prompt", ()),
             record_input=self.options.get("record_input", True),
         )
         self.last = attempt

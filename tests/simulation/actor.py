@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from celery_steps.engine.entries import NEVER
+from celery_steps.store.replies import Await
 from simulation import requests
 from simulation.environment import Environment
 from simulation.explorer import Kind, Move
@@ -16,7 +18,7 @@ SHOWN = {"succeeded": "SUCCESS", "failed": "FAILURE", "cancelled": "REVOKED"}
 STATUS = {"succeeded": "succeeded", "ignored": "succeeded", "failed": "failed", "cancelled": "cancelled"}
 READY = frozenset(SHOWN.values())
 #: Phases in which an attempt may go on with its body.
-EXECUTING = frozenset(("borrowed", "body", "commit", "catch up", "reclaim", "renew"))
+EXECUTING = frozenset(("borrowed", "body", "commit", "inbox", "receive", "catch up", "reclaim", "renew"))
 #: What was pending when the body had been left already.
 LEAVING = ("suspend", "retry", "finish", "close", "giveback", "done")
 #: A crash here lies between what Celery sends or stores and what is recorded of it.
@@ -68,15 +70,25 @@ class Actor:
             record = (id, "step", f"0:0:{me.name}".encode())
             return requests.borrower(me.token, me.run, "giveback", before, after, (record,))
         if what == "commit":
-            return ask("commit", ((id, "step", f"{at}:{me.name}".encode()),), record=True)
+            return ask("commit", ((id, "step", f"{at}:{value(me)}".encode()),), record=True)
+        if what == "receive":
+            taken = tuple(filter(None, me.taking[:1]))
+            return ask("receive", ((id, "step", f"{at}:{value(me)}".encode()),), ended=(str(me.position),), taken=taken)
         if what == "suspend":
-            return ask("suspend", ((id, "suspend", at.encode()),), delay=requests.TTL_MS)
+            return ask("suspend", ((id, "suspend", at.encode()),), **self._until(me))
         if what == "retry":
             return ask("retry", id, at.encode(), requests.TTL_MS, me.retries + 1, f"{me.run}/{me.retries + 1}".encode())
         if what == "finish":
             return ask("finish", id, b"succeeded")
         outcome = what.partition(" ")[2]
         return ask("finish_and_settle", id, outcome.encode(), STATUS[outcome])
+
+    def _until(self, me: Attempt) -> dict[str, Any]:
+        letter = self.scenario.bodies[me.run][me.position]
+        if letter == "z":
+            return {"delay": requests.TTL_MS}
+        awaits = (Await(requests.EVENT, str(me.position), b"match"),)
+        return {"delay": requests.TTL_MS if letter == "W" else NEVER - requests.NOW, "awaits": awaits, "seen": me.seen}
 
     def _closing(self, me: Attempt, outcome: str, state: str) -> Attempt:
         """FINISH and SETTLE: Celery has stored what it stores."""
@@ -99,6 +111,16 @@ def is_executing(attempt: Attempt) -> bool:
     """Whether this attempt runs its body as the owner, as far as it can know."""
     left = attempt.pending.startswith(LEAVING)
     return bool(attempt.fence) and not attempt.stalled and not left and attempt.phase in EXECUTING
+
+
+def value(attempt: Attempt) -> str:
+    """What it records of its step: who it is, and the event that it takes."""
+    return "=".join((attempt.name, *attempt.taking[1:]))
+
+
+def without_taken(me: Attempt) -> Attempt:
+    """Once the event that it took is recorded."""
+    return me._replace(inbox=tuple(event for event in me.inbox if event[0] not in me.taking), taking=())
 
 
 def forgetting(me: Attempt, phase: str) -> Attempt:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from simulation.actor import Moves
-from simulation.bodies import Bodies
 from simulation.explorer import Kind, Move
 from simulation.rules import broken
+from simulation.waits import Waits
 from simulation.world import Attempt, World
 
 
-class Attempts(Bodies):
+class Attempts(Waits):
     """Moves of the attempts of one world."""
 
     def moves(self, world: World) -> Moves:

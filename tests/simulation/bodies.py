@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from simulation import requests
-from simulation.actor import Moves, forgetting
+from simulation.actor import Moves, forgetting, value, without_taken
 from simulation.claims import Claims
 from simulation.explorer import Kind, Move
 from simulation.world import Attempt, World
@@ -53,10 +53,13 @@ class Bodies(Claims):
             passed = me._replace(phase="commit")
             yield self._step(me, "has slept", world.swap(me, passed._replace(todo=self._command(passed, "commit"))))
             return
+        yield self._suspends(world, me, "goes to sleep")
+
+    def _suspends(self, world: World, me: Attempt, label: str) -> Move[World]:
         going = me._replace(phase="suspend", wrote_state=self.scenario.started)
         if self.scenario.started:
             world = world.run(me.run, shown="SUSPENDED", excused=world.runs[me.run].excused or me.stalled)
-        yield self._step(me, "goes to sleep", world.swap(me, going._replace(todo=self._command(going, "suspend"))))
+        return self._step(me, label, world.swap(me, going._replace(todo=self._command(going, "suspend"))))
 
     def _verb_y(self, world: World, me: Attempt) -> Moves:
         """Raises: Celery decides between a retry and the end."""
@@ -136,9 +139,11 @@ class Bodies(Claims):
         if reply == 0:
             todo = requests.binding(me.token, me.run, "read", me.last)
             return world.swap(me, me._replace(phase="catch up", todo=todo, pending=what))
-        if what == "commit":
-            known = me.known | {(f"{me.run}:{me.position}", me.name)}
+        if what in ("commit", "receive"):
+            known = me.known | {(f"{me.run}:{me.position}", value(me))}
             return world.swap(me, self._appended(me)._replace(phase="body", known=known))
+        if what == "suspend" and reply == 3:  # something came into the inbox
+            return world.swap(me, me._replace(phase="body"))
         if what == "finish" and reply == 1:
             return world.swap(me, forgetting(me, "sends"))
         if reply == 2:  # another finished the run
@@ -146,7 +151,7 @@ class Bodies(Claims):
         return world.without(me)
 
     def _appended(self, me: Attempt) -> Attempt:
-        return me._replace(last=f"{me.fence}-{me.n + 1}", n=me.n + 1, pending="")
+        return without_taken(me)._replace(last=f"{me.fence}-{me.n + 1}", n=me.n + 1, pending="")
 
     # -- the tip moved ----------------------------------------------------------------------------------------------
 
@@ -160,7 +165,8 @@ class Bodies(Claims):
             written = any(id == f"{me.fence}-{me.n + 1}" for id, _ in entries[1:])
             after = self._absorbed(me, entries[1:])
             if written:
-                after = after._replace(pending="" if me.pending == "commit" else f"done {me.pending}")
+                stays = me.pending in ("commit", "receive")
+                after = without_taken(after)._replace(pending="" if stays else f"done {me.pending}")
             again = self._borrow(after, "reclaim") if self._borrows(me) else self._reclaim(after)
             yield Move("", Kind.STEP, world.swap(me, again))
 

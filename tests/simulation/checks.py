@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from celery_steps.engine.entries import NEVER
 from celery_steps.store.keys import FINAL, OPEN
 from simulation import requests
 from simulation.actor import READY, SHOWN
 from simulation.environment import Environment
 from simulation.redis_in_python import EXPIRING, Data
-from simulation.requests import DUE, KEYS
-from simulation.rules import CLAIMS
+from simulation.requests import DATA, DUE, EVENT, KEYS, WAITING
+from simulation.rules import CLAIMS, taken
 from simulation.world import World
 
 #: More than the bounds of any scenario allow.
@@ -37,6 +38,11 @@ class Checks:
             yield from self._of_celery(world)
         if self.scenario.loses_the_journal and not world.may("wipe") and KEYS.journal in self.env.redis.data(world.redis):
             yield "P7 a lost journal begins anew"
+        data = self.env.redis.data(world.redis)
+        if not self.scenario.loses and world.accepted:
+            inbox = (event[3] for _, event in data.get(KEYS.inbox, ((), ""))[0])
+            if not world.accepted <= {*taken(self.env.journal(world)), *inbox}:
+                yield "E1 an event that was accepted is lost"
 
     @property
     def _forgets(self) -> bool:
@@ -47,8 +53,17 @@ class Checks:
         """Nothing is on its way, and what was begun is settled."""
         if world.attempts or world.broker:
             return False
-        statuses = (self.env.of(world, run, "status") for run in range(len(world.runs)))
-        return all(status is None or status in SHOWN for status in statuses)
+        statuses = ((run, self.env.of(world, run, "status")) for run in range(len(world.runs)))
+        return all(status is None or status in SHOWN or self._waits(world, run) for run, status in statuses)
+
+    def _waits(self, world: World, run: int) -> bool:
+        """Whether only an event from outside can bring it on: what it awaits is not there."""
+        data = self.env.redis.data(world.redis)
+        fields, name = data[KEYS.run], requests.field(run)
+        asleep = fields[f"{name}:status"] == "suspended" and fields[f"{name}:wake"] == str(NEVER)
+        own = tuple(f"{name} {token.partition('|')[2]}" for token in fields.get(f"{name}:await", "").split())
+        events = (event for _, event in data.get(KEYS.inbox, ((), ""))[0])
+        return asleep and not any(event[:2] == (EVENT, DATA.decode()) and event[2] in ("", *own) for event in events)
 
     # -- Redis ------------------------------------------------------------------------------------------------------
 
@@ -81,12 +96,35 @@ class Checks:
                 yield from self._of_run(data, run, status)
         if int(fields.get("open", 0)) != open_runs:
             yield "L3 the count of open runs is wrong"
+        yield from self._of_waits(data, fields)
         keys = {key for key in KEYS.all if key in data}
         expiring = data.get(EXPIRING, frozenset())
         if open_runs and expiring:
             yield "L3 keys expire while a run is open"
         if not open_runs and keys - expiring:
             yield "L3 keys of a finished namespace do not expire"
+
+    def _of_waits(self, data: Data, fields: dict[str, str]) -> Iterator[str]:
+        entries = data.get(KEYS.journal, ((), ""))[0]
+        over = {fields[1].rpartition(":")[0] for _, fields in entries if fields[0] == "step"}
+        known = Counter(taken(entries)) + Counter(event[3] for _, event in data.get(KEYS.inbox, ((), ""))[0])
+        if any(count > 1 for count in known.values()):
+            yield "E2 an event is there twice"
+        waiters, matches = set(), set()
+        for run in range(len(self.scenario.bodies)):
+            name = requests.field(run)
+            waits = fields.get(f"{name}:await", "").split()
+            of_run = {token.partition("|")[2] for token in waits}
+            waiters |= {f"{requests.member(run)} {wait}" for wait in of_run}
+            matches |= {f"{name}:match:{wait}" for wait in of_run}
+            if len(of_run) < len(waits) or fields.get(f"{name}:await") == "":
+                yield "E5 a wait is registered twice, or no wait"
+            if of_run and (f"{name}:outcome" in fields or over & {f"{run}:{wait}" for wait in of_run}):
+                yield "E5 a wait that is over is registered"
+            if not of_run and fields.get(f"{name}:wake") == str(NEVER) and fields[f"{name}:status"] == "suspended":
+                yield "E5 a run waits for an event and is not registered"
+        if waiters != set(data.get(WAITING, {})) or matches != {field for field in fields if ":match:" in field}:
+            yield "E5 the index of those who wait is wrong"
 
     def _of_run(self, data: Data, run: int, status: str) -> Iterator[str]:
         name, member = requests.field(run), requests.member(run)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from simulation import requests
+from celery_steps.engine.entries import NEVER
+from simulation import events, requests
 from simulation.explorer import Kind, Move
 from simulation.redis_in_python import EXPIRING, Command, Data, Redis, ScriptError
 from simulation.requests import DUE, FAR, FUTURE, KEYS, NOW
@@ -39,7 +40,9 @@ def normalise(data: Data) -> None:
 
 def _instant(value: str) -> str:
     at = float(value or 0)
-    return "0" if at <= NOW else str(FUTURE) if at <= FUTURE else str(FAR)
+    if at <= NOW:
+        return "0"
+    return str(FUTURE if at <= FUTURE else FAR if at < NEVER else NEVER)
 
 
 class Environment:
@@ -120,12 +123,15 @@ class Environment:
         yield from self._sweeper(world)
         yield from self._time(world)
         for command in world.late:
-            after, _, wrong = self.apply(world, command)
-            yield Move(
-                f"late {command[1]} of {command[10]} arrives", Kind.FAULT, after._replace(late=after.late - {command}), wrong
-            )
+            now = world._replace(late=world.late - {command})
+            if command[1] == "deliver":
+                yield from events.arrives(self, now, command)
+            else:
+                after, _, wrong = self.apply(now, command)
+                yield Move(f"late {command[1]} of {requests.arguments(command)[3]} arrives", Kind.FAULT, after, wrong)
         if world.may("cancel"):
             yield from self._cancels(world)
+        yield from events.moves(self, world)
         yield from self._losses(world)
 
     def _broker(self, world: World) -> Iterator[Move[World]]:
@@ -174,7 +180,7 @@ class Environment:
                 yield Move(f"time: {name} over", Kind.TIME, self.set_fields(world, **{name: "0"}))
         for run in range(len(world.runs)):
             at = self.redis.data(world.redis).get(DUE, {}).get(requests.member(run), 0)
-            if at > NOW and not self._renewed(world, fields, run):
+            if NOW < at < NEVER and not self._renewed(world, fields, run):
                 yield Move(f"time: ticket of {run} due", Kind.TIME, self.due(world, run))
 
     def _unsettled(self, world: World, run_name: str) -> World:
@@ -241,9 +247,10 @@ def _unleased(world: World) -> World:
 
 def _step_back(data: Data) -> None:
     """All that was soon is far away; what was over stays over, as fences only rise."""
-    fields = dict(data.get(KEYS.run, {}))
-    data[KEYS.run] = {name: str(FAR) if value == str(FUTURE) else value for name, value in fields.items()}
-    data[DUE] = {name: float(FAR) if at == FUTURE else at for name, at in data.get(DUE, {}).items()}
+    if KEYS.run in data:
+        data[KEYS.run] = {name: str(FAR) if value == str(FUTURE) else value for name, value in data[KEYS.run].items()}
+    if DUE in data:
+        data[DUE] = {name: float(FAR) if at == FUTURE else at for name, at in data[DUE].items()}
 
 
 def told(world: World, run: int) -> World:

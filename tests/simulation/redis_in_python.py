@@ -219,6 +219,14 @@ class _Interpreter:
         found = [member for score, member in self._sorted(key) if float(low) <= score <= float(high)]
         return found[int(offset) :][: int(count)]
 
+    def _zrangebylex(self, key: str, low: str, high: str, _limit: str = "", offset: str = "0", count: str = "-1") -> list[str]:
+        def within(member: str) -> bool:
+            above = low == "-" or member > low[1:] or f"[{member}" == low
+            return above and (high == "+" or member < high[1:] or f"[{member}" == high)
+
+        found = [member for _, member in self._sorted(key) if within(member)][int(offset) :]
+        return found if int(count) < 0 else found[: int(count)]
+
     # -- streams ----------------------------------------------------------------------------------------------------
 
     def _stream(self, key: str) -> Stream:
@@ -231,10 +239,20 @@ class _Interpreter:
         if only_old and key not in self.data:
             return None
         entries, last = self._stream(key)
+        if id == "*":
+            now, (ms, n) = self.now_us // 1000, _order(last)
+            id = f"{now}-0" if now > ms else f"{ms}-{n + 1}"
         if _order(id) <= _order(last):
             raise _Refused("ERR The ID specified in XADD is equal or smaller than the target stream top item")
         self._put(key, ((*entries, (id, tuple(fields))), id))
         return id
+
+    def _xdel(self, key: str, id: str) -> int:
+        entries, last = self._stream(key)
+        left = tuple(entry for entry in entries if entry[0] != id)
+        if len(left) < len(entries):
+            self._put(key, (left, last))
+        return len(entries) - len(left)
 
     def _between(self, key: str, start: str, end: str) -> list[tuple[str, tuple[str, ...]]]:
         low = (0, 0) if start == "-" else _order(start.lstrip("("))

@@ -50,6 +50,9 @@ class _Nobody:
 STORE = Store(Settings(backend="redis://nowhere", partitions=1, lease_ttl=TTL_MS / 1000), client=_Nobody())  # type: ignore[arg-type]
 KEYS = STORE.keys.namespace(NAMESPACE)
 DUE = STORE.keys.due(0, APP)
+#: The one event, its data as they match and as they do not, and who waits for it.
+EVENT, DATA, NOISE = "e", b"data", b"noise"
+WAITING = STORE.keys.waiting(0, EVENT)
 
 
 @cache
@@ -89,8 +92,24 @@ def store(run: int, method: str, *arguments: Any, **options: Any) -> tuple[Comma
 
 
 @cache
+def deliver(event: str, id: str, run: int | None = None, wait: str = "", data: bytes = DATA) -> tuple[Command, ...]:
+    return _sent(STORE.deliver, NAMESPACE, event, id, data, run=None if run is None else run_id(run), wait=wait)
+
+
+@cache
+def take(run: int) -> tuple[Command, ...]:
+    """SWEEP of one run's ticket, by whoever made it due."""
+    return _sent(STORE.take, APP, NAMESPACE, run_id(run))
+
+
+@cache
 def sweep() -> tuple[Command, ...]:
     return _sent(STORE.sweep, APP)
+
+
+def arguments(command: Command) -> tuple[str, ...]:
+    """What follows the keys of a script."""
+    return command[3 + int(command[2]) :]
 
 
 def _sent(method: Any, *arguments: Any, **options: Any) -> tuple[Command, ...]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from celery_steps.engine.entries import NEVER
 from simulation import requests
 from simulation.redis_in_python import Command, Data
-from simulation.requests import DUE, FUTURE, KEYS, NOW
+from simulation.requests import DUE, FUTURE, KEYS, NOW, WAITING
 
 if TYPE_CHECKING:
     from simulation.world import Attempt
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 #: Entries that begin a new fence for whoever wrote them.
 CLAIMS = ("attempt", "borrow", "reclaim", "verdict", "cancel")
 _LEAVES = ("suspend", "retry", "finish", "giveback")
-#: Where the arguments of a script begin: prefix, namespace, run; token; nonce.
-_TOKEN, _NONCE = 10, 11
+#: Which arguments of a script these are, after its keys.
+_RUN, _TOKEN, _NONCE = 2, 3, 4
 
 
 def broken(before: Data, after: Data, me: Attempt, command: Command, reply: Any) -> Iterator[str]:
@@ -38,31 +39,62 @@ def broken(before: Data, after: Data, me: Attempt, command: Command, reply: Any)
         yield f"L5 {script} leaves the namespace owned"
     if accepted and script == "abandon" and new.get("owner") and new.get("owner_run") == name:
         yield "L5 abandon leaves the namespace owned"
-    if accepted and script in ("suspend", "retry") and old != new and new.get(f"{name}:wake") != str(FUTURE):
+    if accepted and script in ("suspend", "retry") and old != new and new.get(f"{name}:wake") not in (str(FUTURE), str(NEVER)):
         yield "S7 what waits has no time to wake at"
-    recorded = (accepted and script == "retry") or (reply == 1 and script == "commit" and bool(entries))
+    recorded = (accepted and script == "retry") or (reply == 1 and script in ("commit", "receive") and bool(entries))
     if recorded and new.get(f"{name}:crashes", "0") != "0":
         yield "S9 a crash before a new record still counts"
     if script == "renew" and reply != "0" and new.get("owner_run") == name and _due(after, name) <= NOW:
         yield "L5 a renewed run is due"
+    if script == "suspend" and reply == (3,) and before != after:
+        yield "E4 a refused suspension changes something"
     if script == "verdict":
         yield from _judged(old, new, after, me, reply)
     written = old.get("tip") == f"{me.fence}-{me.n + 1} {me.uid}"
-    if written and reply in (0, (0,)) and script in ("commit", *_LEAVES):
+    if written and reply in (0, (0,)) and script in ("commit", "receive", *_LEAVES):
         yield "L5 a request that is sent again is not known again"
 
 
 def sent(before: Data, after: Data, command: Command) -> Iterator[str]:
     """The rules that a request breaks, whoever sends it and however late it is."""
-    script = command[1]
     if len(_entries(after)) <= len(_entries(before)):
         return
+    script, arguments = command[1], requests.arguments(command)
     old = before.get(KEYS.run, {})
-    if script in _LEAVES and old.get("owner") != command[_TOKEN]:
+    if script in _LEAVES and old.get("owner") != arguments[_TOKEN]:
         yield f"P2 {script} of one that does not own the namespace"
-    owned = script in ("claim", "borrow") and old.get("owner") == command[_TOKEN] and old.get("nonce") == command[_NONCE]
-    if owned or (script == "control" and old.get(f"{command[9]}:control") == command[_NONCE]):
+    owned = script in ("claim", "borrow") and old.get("owner") == arguments[_TOKEN] and old.get("nonce") == arguments[_NONCE]
+    if owned or (script == "control" and old.get(f"{arguments[_RUN]}:control") == arguments[_NONCE]):
         yield "L5 a request that is sent again is applied again"
+
+
+def delivered(before: Data, after: Data, command: Command, reply: Any) -> Iterator[str]:
+    """What DELIVER may do."""
+    _, _, name, event, id, _, wait, _ = requests.arguments(command)
+    old, new = before.get(KEYS.run, {}), after.get(KEYS.run, {})
+    due = set(reply[2:])
+    for run in [field.removesuffix(":status") for field in old if field.endswith(":status")]:
+        was, now = ((fields.get(f"{run}:wake"), _due(data, run)) for fields, data in ((old, before), (new, after)))
+        if run not in due and was != now:
+            yield "E3 an event moves the ticket of a run that it does not wake"
+        if run in due and old[f"{run}:status"] != "suspended":
+            yield "E3 an event publishes a run that does not wait"
+        if run in due and now != ("0", 0.0):
+            yield "E3 a run that is to be published is not due"
+    if id in before.get(KEYS.heard, {}):
+        if reply[0] != 1 or due or before != after:
+            yield "E2 an event that is sent again does something"
+        return
+    if not event:
+        if reply[0] != int(f"{name}:status" in old and f"{name}:outcome" not in old):
+            yield "E4 a child's end is accepted that nobody can take, or refused that somebody can"
+        return
+    waiters = {member for member in before.get(WAITING, {}) if not wait or member == f"{KEYS.member(name)} {wait}"}
+    open_to = bool(waiters) if wait else old.get("open") != "0"
+    if reply[0] != int(open_to):
+        yield "E4 an event is accepted that nobody can take, or refused that somebody can"
+    if reply[0] and reply[1] != str(len(waiters)):
+        yield "E4 an event counts other waits than those that it reached"
 
 
 def _freed(old: dict[str, str], after: Data, me: Attempt, script: str) -> Iterator[str]:
@@ -97,6 +129,12 @@ def woken(after: Data, run: int) -> Iterator[str]:
     waits = fields.get(f"{name}:status") in ("suspended", "retrying")
     if waits and (fields.get(f"{name}:wake") != "0" or after[DUE][requests.member(run)] > NOW):
         yield "L5 a control entry does not wake the run"
+
+
+def taken(entries: Any) -> Iterator[str]:
+    """Ids of the events that steps say they took."""
+    values = (fields[1].rpartition("=")[2] for _, fields in entries if fields[0] == "step" and "=" in fields[1])
+    return filter(None, values)
 
 
 def _entries(data: Data) -> Any:

@@ -89,7 +89,35 @@ SHARED = (
     bounds("s+b", crash=1, workers=1),
     bounds("b+b+b", stall=1),
 )
-SMALL = ONE + ASKED + NETWORK + SHARED
+#: Waits for events, which come at any time.
+WAITING = (
+    bounds("w", event=1, crash=1),
+    bounds("w", event=1, noise=1),
+    bounds("ww", event=2),
+    bounds("wz", event=1, noise=1),
+    bounds("w", event=1, broadcast=1),
+    bounds("w", event=1, cancel=1),
+    bounds("w", event=1, stall=1),
+    bounds("w", event=1, dup=1),
+    bounds("w", event=1, loss=1),
+    bounds("w", event=1, late=2, workers=1),
+    bounds("w", event=1, kill=1, workers=1),
+    bounds("w", event=1, shutdown=1, workers=1),
+    bounds("w", event=1, failover=1, workers=1),
+    bounds("w", event=1, wipe=1, wiped=JOURNAL),
+    bounds("W", event=1, crash=1, workers=1),
+    bounds("W", event=1, clock=1, workers=1),
+    bounds("W", event=1, noise=1),
+    bounds("yw", event=1, broadcast=1),
+    bounds("w", event=1, child=1),
+    bounds("w", event=1, started=True),
+    bounds("w+w", event=2, workers=1),
+    bounds("w+w", event=1, broadcast=1, workers=1),
+    bounds("W+w", event=1, workers=1),
+    bounds("w+s", event=1, workers=1),
+    bounds("sw+b", event=1, workers=1),
+)
+SMALL = ONE + ASKED + NETWORK + SHARED + WAITING
 
 #: Minutes each: for STEPS_DEEP=1.
 DEEP = (
@@ -117,6 +145,12 @@ DEEP = (
     bounds("s+s+s"),
     bounds("s+b", crash=1),
     bounds("s+b", cancel=1, stall=1),
+    bounds("W", event=1, crash=1, dup=1),
+    bounds("W", event=1, late=1, crash=1),
+    bounds("w", broadcast=1, late=1, noise=1),
+    bounds("ww", event=2, stall=1),
+    bounds("w+w", event=1, crash=1),
+    bounds("w+s", event=1, cancel=1),
 )
 
 

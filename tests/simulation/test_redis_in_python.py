@@ -10,12 +10,15 @@ import pytest
 import redis
 from hypothesis import given, settings
 
+from celery_steps.store.replies import Await
 from servers import RedisServer
 from simulation import requests
 from simulation.redis_in_python import EXPIRING, Command, Redis, ScriptError
 from simulation.requests import KEYS, NOW
 
 _DATABASE = 17
+#: Ids of which no clock comes to: after them a server counts up.
+_AHEAD, _NEXT = "9000000000000-0", "9000000000000-1"
 _ANY = "return redis.call(unpack(ARGV))"
 
 
@@ -70,6 +73,7 @@ def _same(small: Redis, state: int, real: Any) -> None:
 _key = st.sampled_from(["{t}a", "{t}b"])
 _field = st.sampled_from(["f", "g", "h"])
 _number = st.sampled_from(["0", "1", "2.5", "-3", "10"])
+_name = st.sampled_from(["a", "a ", "a a", "a!", "b", "\x7f", "é"])
 _id = st.sampled_from(["1-0", "1-1", "1-2", "2-0", "7-3"])
 
 
@@ -95,7 +99,14 @@ def _commands() -> st.SearchStrategy[tuple[str, ...]]:
         on("zset", "ZRANGE", "0", "0"),
         on("zset", "ZRANGE", "0", "-1", "WITHSCORES"),
         on("zset", "ZRANGEBYSCORE", "-inf", _number, "LIMIT", "0", st.sampled_from(["1", "100"])),
+        on("names", "ZADD", "0", _name),
+        on("names", "ZREM", _name),
+        on("names", "ZRANGEBYLEX", _name.map("[{}".format), _name.map("({}".format)),
+        on("names", "ZRANGEBYLEX", _name.map("({}".format), _name.map("[{}".format)),
+        on("names", "ZRANGEBYLEX", "-", "+", "LIMIT", "0", "2"),
+        on("names", "ZRANGEBYLEX", _name.map("({}".format), "+", "LIMIT", "0", "2"),
         on("stream", "XADD", _id, "f", _number),
+        on("stream", "XDEL", _id),
         on("stream", "XADD", "NOMKSTREAM", _id, "f", _number),
         on("stream", "XRANGE", st.sampled_from(["-", "1-1", "(1-1", "2-0"]), "+", "COUNT", st.sampled_from(["1", "10"])),
         on("stream", "XREVRANGE", "+", "-", "COUNT", "1"),
@@ -121,6 +132,19 @@ def test_every_command_of_the_scripts_answers_as_in_redis(real: Any, commands: l
         if not isinstance(reply, ScriptError):
             assert reply == theirs
     _same(small, state, real)
+
+
+def test_an_id_of_the_servers_own_is_its_time_or_follows_the_last_one(real: Any) -> None:
+    real.flushdb()
+    small, state = Redis({"any": _ANY}, now_us=1_500_000), 0
+    state, first = small.call(state, ("EVALSHA", "any", "0", "XADD", "empty", "*", "f", "v"))
+    assert first == "1500-0"
+    assert real.execute_command("XADD", "empty", "*", "f", "v").endswith("-0")
+    for words in (f"XADD s {_AHEAD} f v", "XADD s * f v", f"XDEL s {_NEXT}", "XADD s * f v"):
+        command = words.split()
+        state, reply = small.call(state, ("EVALSHA", "any", "0", *command))
+        assert reply == _evaluated(real, _ANY, [], command)
+    assert reply == _AHEAD.replace("-0", "-2")
 
 
 @pytest.mark.parametrize(
@@ -172,6 +196,8 @@ def _requests(draw: st.DrawFn) -> Any:
     token, run, name = draw(_token), draw(_run), draw(st.sampled_from([*_SCRIPTS]))
     late, ms = draw(_tip), draw(st.sampled_from([NOW, NOW + 40_000, NOW - 500_000]))
     nonce, retries, flag = draw(_nonce), draw(st.integers(0, 1)), draw(st.booleans())
+    event, seen = draw(st.sampled_from(["e", "other", ""])), draw(st.sampled_from(["", _AHEAD, _NEXT]))
+    awaits = draw(st.sampled_from([(), (Await("e", "k", b"m"),), (Await("e", "k", b"m"), Await("other", "l", b"m"))]))
 
     def command(fence: int, last: str, uid: str) -> Command | None:
         before, id = (f"{last} {uid}" if late == "current" else "other"), f"{fence}-{int(last.partition('-')[2] or 0) + 1}"
@@ -181,7 +207,13 @@ def _requests(draw: st.DrawFn) -> Any:
                 token, run, "claim", nonce, b"entry", retries=retries, message=b"m", expect=fence if flag else 0, known_only=False
             ),
             "commit": lambda: requests.binding(token, run, "commit", before, after, ((id, "step", b"v"),), record=flag),
-            "suspend": lambda: requests.binding(token, run, "suspend", before, after, id, b"v", 1000),
+            "suspend": lambda: requests.binding(
+                token, run, "suspend", before, after, ((id, "suspend", b"v"),), delay=1000, awaits=awaits, seen=seen
+            ),
+            "receive": lambda: requests.binding(
+                token, run, "receive", before, after, ((id, "step", b"v"),), ended=("k",) * flag, taken=(seen,) * bool(seen)
+            ),
+            "deliver": lambda: requests.deliver(event, nonce, run if flag else None, "k" if event and flag else ""),
             "retry": lambda: requests.binding(token, run, "retry", before, after, id, b"v", 1000, retries + 1, b"m2"),
             "finish": lambda: requests.binding(token, run, "finish", before, after, id, b"v"),
             "settle": lambda: requests.binding(token, run, "settle", "failed"),
@@ -209,6 +241,9 @@ def test_every_script_does_what_it_does_in_redis(real: Any, drawn: list[Any]) ->
     for name, ms, _ in drawn:
         sources[f"{name} at {ms}"] = _at(_SCRIPTS[name], ms)
     small = Redis(sources, now_us=0)
+    old = ("XADD", KEYS.inbox, _AHEAD, "e", "data", "", "old")
+    state, _ = small.call(state, old)
+    real.execute_command(*old)
     for name, ms, build in drawn:
         fields = small.data(state).get(KEYS.run, {})
         last, _, uid = fields.get("tip", "1-0 u").partition(" ")

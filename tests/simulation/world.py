@@ -14,6 +14,10 @@ FAULTS = (
     "loss",  # the broker loses a message, or the sweeper dies before it publishes
     "late",  # a request lies in the network, while its sender sends it again or is gone
     "stall",  # a process stands still while its lease runs out
+    "event",  # comes for the namespace
+    "noise",  # the same, with data that no wait matches
+    "child",  # of a run has ended
+    "broadcast",  # an event comes for one of those who wait for it
     "cancel",  # somebody asks for it
     "revoke",  # the same while the task is executing, with terminate
     "kill",  # a child dies, and the main process sees it
@@ -48,6 +52,9 @@ class Attempt(NamedTuple):
     n: int = 0
     known: frozenset[tuple[str, str]] = frozenset()  # steps and their values
     waited: frozenset[int] = frozenset()
+    inbox: tuple[tuple[str, ...], ...] = ()  # what it has read there and not taken
+    seen: str = "0"  # how far it has read
+    taking: tuple[str, ...] = ()  # the event in the append that is under way, and its id
     cancelled: bool = False
     verdict: bool = False
     crashes: int = 0
@@ -88,6 +95,7 @@ class World(NamedTuple):
     budget: tuple[int, ...]
     replica: int = -1
     ever: frozenset[str] = frozenset()  # steps once recorded, where the journal may be wiped
+    accepted: frozenset[str] = frozenset()  # ids of events
 
     def may(self, fault: str) -> bool:
         return self.budget[_INDEX[fault]] > 0
@@ -122,7 +130,8 @@ class Scenario:
 
     A body is a word: s step, z sleep, y raises and is retried once, Y raises always (one retry), x raises what is final,
     f does so or not, i Ignore, q Reject(requeue) or not, m raises before its first verb on the first try, k kills its
-    process, n returns without a verb, b borrows the namespace for run 0's first step.
+    process, n returns without a verb, w waits for an event, W until a
+    deadline, b borrows the namespace for run 0's first step.
     """
 
     bodies: tuple[str, ...]

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from celery_steps import step
-from celery_steps.codec import Codec
+from celery_steps.codec import PLAIN, Codec
 from celery_steps.engine.attempt import Attempt, current
+from celery_steps.errors import Suspended
 from celery_steps.settings import Settings
 from celery_steps.store.client import Client
 from celery_steps.store.keys import RunId
@@ -38,7 +39,7 @@ def store(redis_server: RedisServer) -> Store:
     client = CountingClient(redis_server.url(2))
     client.trips = []
     store = Store(Settings(backend=redis_server.url(2)), client)
-    for name in ("claim", "commit", "finish", "settle", "release"):
+    for name in ("claim", "commit", "finish", "settle", "release", "tell"):
         client.script(name)
     client.taken()
     return store
@@ -78,6 +79,27 @@ def test_claim_and_journal_are_one_round_trip_and_a_fresh_step_is_one_command(st
     first.store.release(0)
 
 
+def test_a_line_is_one_command_and_a_replayed_one_is_none(store: Store) -> None:
+    first = attempt(store)
+    step.log.info("begun")
+    step.run("a", lambda: 1)
+    step.progress(1)
+    step.progress(2)
+    step.log.info("loaded")
+    assert taken(store) == [["claim", "XRANGE"], ["tell"], ["commit"], ["tell"], ["tell"]]
+    first.store.release(0)
+    taken(store)
+
+    attempt(store)
+    step.log.info("begun")
+    step.run("a", lambda: 1)
+    step.progress(1)
+    step.progress(2)
+    step.log.info("loaded")
+    assert (step.run_id, step.namespace, step.attempt, step.resumed, step.replaying) == ("id-1", "id-1", 2, True, False)
+    assert taken(store) == [["claim", "XRANGE"]]
+
+
 def test_a_replayed_step_costs_no_command(store: Store) -> None:
     first = attempt(store)
     for number in range(100):
@@ -113,6 +135,29 @@ def test_a_namespace_that_is_not_the_task_id_is_indexed_in_the_same_round_trip(s
     attempt(store, "order-42")
     step.run("a", lambda: 1)
     assert taken(store) == [["GET", "SET", "claim", "XRANGE"], ["commit"]]
+
+
+def test_a_wait_that_leaves_is_two_commands_and_so_is_one_that_gets_its_event(store: Store) -> None:
+    for name in ("suspend", "receive", "deliver"):
+        store.client.script(name)
+    taken(store)
+    attempt(store)
+    with pytest.raises(Suspended):
+        step.wait_for_event("paid")
+    assert taken(store) == [["claim", "XRANGE"], ["XRANGE"], ["suspend"]]
+
+    assert store.deliver("id-1", "paid", "event-1", Codec().encode({"amount": 1}, hint=PLAIN, where="data", key="paid"))
+    assert taken(store) == [["deliver"]]
+
+    again = attempt(store)
+    assert step.wait_for_event("paid") == {"amount": 1}
+    assert taken(store) == [["claim", "XRANGE"], ["XRANGE"], ["receive"]]
+    again.store.release(0)
+    taken(store)
+
+    attempt(store)
+    assert step.wait_for_event("paid") == {"amount": 1}
+    assert taken(store) == [["claim", "XRANGE"]], "over, it costs nothing"
 
 
 def test_a_task_without_a_step_sends_nothing(store: Store) -> None:

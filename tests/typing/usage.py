@@ -7,6 +7,7 @@ from functools import partial
 from typing_extensions import assert_type
 
 from celery_steps import DurableTask, current_step, step
+from celery_steps.engine.parallel import Future
 
 
 def length(text: str) -> int:
@@ -35,4 +36,18 @@ def body(self: DurableTask) -> None:
     step.run("k", 5, length)  # type: ignore[arg-type]
     step.run("k", length)  # type: ignore[arg-type]
     step.run("k", now, retrun=int)  # type: ignore[call-overload]
+    step.log.info("charged", cents=100)
+    step.log.warning(5)  # type: ignore[arg-type]
+    step.progress(1, 3, message="loaded", rows=7)
+    step.progress("1")  # type: ignore[arg-type]
+    with step.parallel(max_workers=3, return_exceptions=True) as p:
+        assert_type(p.run("k", "text", length), Future[int])
+        assert_type(p.run("k", now), Future[float])
+        assert_type(p.map("k", ["url"], fetch), list[Future[bytes]])
+        assert_type(p.sleep("nap", "1h"), Future[None])
+        p.run("k", "text", length, namespace="order-1")  # type: ignore[call-overload]
+        p.map("k", [1], length)  # type: ignore[arg-type]
+    assert_type(step.run_id, str)
+    assert_type(step.attempt, int)
+    assert_type(self.step.replaying, bool)
     assert_type(current_step().idempotency_key, str)

@@ -17,7 +17,7 @@ from celery_steps import DurableTask
 
 _stage = json.loads(os.environ["STAGE"])
 _folder = Path(_stage["folder"])
-app = Celery("worker-tests")
+app = Celery("worker-tests", include=["worker.sleepers", "worker.family", "worker.branches", "worker.talkers"])
 app.conf.update(broker_connection_retry_on_startup=True, **_stage["settings"])
 
 
@@ -231,12 +231,13 @@ def ending(self: DurableTask, how: str) -> str:
         raise Ignore
     if how == "reject":
         raise Reject("not wanted", requeue=False)
-    if how == "requeue" and len([1 for _ in _lines(self.request.id, "body")]) == 1:
+    if how == "requeue" and len([1 for _ in lines_of(self.request.id, "body")]) == 1:
         raise Reject("once more", requeue=True)
     return how
 
 
-def _lines(id: str, what: str) -> list[str]:
+def lines_of(id: str, what: str) -> list[str]:
+    """What the ledger says of this task and this effect."""
     return [line for line in (_folder / "ledger").read_text().splitlines() if line.startswith(f"{id} {what} ")]
 
 

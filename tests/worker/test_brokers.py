@@ -6,8 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from servers import RabbitServer
-from worker.workers import Stage
+from celery_steps.engine.attempt import Emission
+from celery_steps.store.triggers import Triggers
+from celery_steps.worker import events
+from servers import RabbitServer, wait_until
+from worker.workers import STORE, Stage
 
 
 @pytest.fixture(params=["redis", "rabbitmq"])
@@ -62,3 +65,20 @@ def test_reject_with_requeue_goes_through_the_broker(broker_stage: Stage) -> Non
     result = stage.send("ending", "requeue")
     assert stage.get(result) == "requeue"
     assert stage.did(result) == ["one", "body", "body"]
+
+
+def test_what_one_app_emits_starts_a_durable_task_of_another_once(broker_stage: Stage) -> None:
+    stage = broker_stage
+    stage.app.conf.steps_backend = stage.server.url(STORE)
+    depot = stage.start(app="worker.apps:depot", steps_lease_ttl=3)
+    wait_until(lambda: [task.task for task in Triggers(stage.store).of("order.sold")] == ["ship"])
+    stage.start(app="worker.apps:shop", steps_lease_ttl=3)
+    assert stage.get(stage.app.send_task("sell", args=(7,), queue="shop-queue")) == 1
+    assert stage.get(stage.app.send_task("sell", args=(8, "another app"), queue="shop-queue")) == 0
+    order = stage.app.AsyncResult("7")  # under this id the ledger has what the depot did
+    stage.wait_for(order, "packed")
+    depot.kill()
+    stage.start(app="worker.apps:depot", steps_lease_ttl=3)
+    assert events.emit(stage.app, Emission("paid", {"by": "ann"}, "event-1", to="order-7")) in (0, 1)
+    stage.wait_for(order, "shipped")
+    assert stage.did(order) == ["packed", "shipped"]

@@ -17,9 +17,11 @@ from celery import Celery
 from celery.canvas import Signature
 from celery.result import AsyncResult
 
+from celery_steps import Runs
 from celery_steps.settings import Settings
 from celery_steps.store.keys import FINAL, RunId
 from celery_steps.store.store import Store
+from celery_steps.worker import runtime
 from servers import RedisServer, assert_no_leaks, wait_until
 
 #: (major, minor)
@@ -38,12 +40,12 @@ class Effect(NamedTuple):
 
 
 class Worker:
-    """`celery -A worker.app worker`, in a session of its own."""
+    """`celery -A worker.app worker`, or of another module, in a session of its own."""
 
-    def __init__(self, name: str, log: Path, environment: dict[str, str], pool: str, concurrency: int) -> None:
+    def __init__(self, name: str, log: Path, environment: dict[str, str], pool: str, concurrency: int, app: str) -> None:
         self.name = f"{name}@test"
         self.log = log
-        command = [sys.executable, "-m", "celery", "-A", "worker.app", "worker", "-n", self.name, "-P", pool]
+        command = [sys.executable, "-m", "celery", "-A", app, "worker", "-n", self.name, "-P", pool]
         command += ["-c", str(concurrency), "-l", "INFO", "--without-gossip", "--without-mingle", "--without-heartbeat"]
         with log.open("ab") as out:
             self.process = subprocess.Popen(
@@ -97,7 +99,10 @@ class Stage:
         self.backend = server.url(BACKEND) if backend is None else backend
         self.settings = {"steps_lease_ttl": LEASE, "steps_sweep_interval": 0.2, "worker_lost_wait": 0.3, **settings}
         self.app = Celery("worker-tests", broker=self.broker, backend=self.backend or None, set_as_current=False)
-        self.app.conf.task_default_queue = settings.get("task_default_queue", "celery")
+        both = ("task_default_queue", "task_default_queue_type", "result_expires")  # the client and its workers must agree
+        self.app.conf.update({name: settings[name] for name in both if name in settings})
+        self.app.conf.update(steps_backend=server.url(STORE), steps_lease_ttl=LEASE)
+        self.runs = Runs(self.app)
         # Results are looked at here, never listened for: unsubscribing, whenever one is collected, would need the server.
         self.app.backend.on_task_call = lambda *_: None
         self.store = Store(Settings(backend=server.url(STORE), lease_ttl=LEASE))
@@ -107,9 +112,12 @@ class Stage:
 
     # -- workers ----------------------------------------------------------------------------------------------------
 
-    def start(self, *, pool: str = "prefork", concurrency: int = 2, **settings: Any) -> Worker:
-        """Start a worker and wait until it is ready."""
+    def start(
+        self, *, pool: str = "prefork", concurrency: int = 2, clock_ahead: float = 0, app: str = "worker.app", **settings: Any
+    ) -> Worker:
+        """Start a worker and wait until it is ready; its clock can be wrong by seconds."""
         environment = os.environ | {
+            "CLOCK_AHEAD": str(clock_ahead),
             "PYTHONPATH": os.pathsep.join([str(_TESTS.parent), str(_TESTS)]),
             "STAGE": json.dumps(
                 {
@@ -125,7 +133,7 @@ class Stage:
             ),
         }
         name = f"worker{len(self.workers) + 1}"
-        worker = Worker(name, self.folder / f"{name}.log", environment, pool, concurrency)
+        worker = Worker(name, self.folder / f"{name}.log", environment, pool, concurrency, app)
         self.workers.append(worker)
         wait_until(worker.is_ready, 60, lambda: f"the worker is not ready\n{worker.text()}")
         return worker
@@ -133,6 +141,7 @@ class Stage:
     def end(self) -> None:
         for worker in self.workers:
             worker.end()
+        runtime.of(self.app).store.client.close()
         self.app.close()
         self.store.client.close()
 
@@ -140,12 +149,12 @@ class Stage:
 
     def task(self, name: str, *args: Any, **options: Any) -> Signature:
         """A signature by name, as a client sends it that does not have the code."""
-        return self.app.signature(f"worker.app.{name}", args=args, options=options)
+        return self.app.signature(_named(name), args=args, options=options)
 
     def send(self, name: str, *args: Any, namespace: str = "", **options: Any) -> AsyncResult:
         if namespace:
             options["headers"] = {"steps_namespace": namespace}
-        return self.app.send_task(f"worker.app.{name}", args=args, **options)
+        return self.app.send_task(_named(name), args=args, **options)
 
     def open_gate(self, result: AsyncResult) -> None:
         """Let the handlers of this task go on that wait at its gate."""
@@ -188,7 +197,7 @@ class Stage:
     def fields(self, result: AsyncResult, namespace: str = "") -> dict[str, str]:
         """What the store holds of the newest run of this task, by field."""
         found = self.store.fields(namespace or result.id)
-        runs = {name.rpartition(":")[0] for name in found if "/" in name}
+        runs = {name.removesuffix(":status") for name in found if name.endswith(":status")}
         mine = max((run for run in runs if RunId.parse(run).id == result.id), default="-", key=lambda r: RunId.parse(r).nesting)
         return {name.rpartition(":")[2]: value for name, value in found.items() if name.startswith(f"{mine}:")}
 
@@ -231,3 +240,7 @@ class Stage:
                 worker.send(signal.SIGUSR1)  # Celery logs what its threads do
         time.sleep(0.5)
         return "\n".join(f"-- {worker.name}\n{worker.text()[-6000:]}" for worker in self.workers)
+
+
+def _named(task: str) -> str:
+    return f"worker.{task}" if "." in task else f"worker.app.{task}"

@@ -2,7 +2,7 @@
 -- KEYS  of the namespace
 -- ARGV  prefix, namespace, t, 4 token, 5 nonce (one per call, the same in a resend), 6 lease in ms, 7 retries, 8 message,
 --       9 fence this owner has ('' = first claim), 10 '1' = only if t is known, 11 packed attempt entry, 12 app, 13 task
--- Returns {'OK', fence, claim uid, now, crashes, attempts}
+-- Returns {'OK', fence, claim uid, now, crashes, attempts, how far the body's own words are written}
 --         {'SETTLED', state, entry id} {'SETTLING', ms left} {'FINISHED', entry id} {'LOST'} {'STALE_MESSAGE'} {'LEASELOST'} {'UNKNOWN'} {'EARLY', ms left} {'HELD'}
 local token, nonce, ttl, retries, message, expect = ARGV[4], ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8], ARGV[9]
 local known, tip, owner = get(t .. ':status'), get('tip'), get('owner') or ''
@@ -11,7 +11,7 @@ local task_id = string.match(t, '/([^/]*)/') or t
 local function nesting_of(run) return tonumber(string.match(run, '%d*$')) or 0 end
 
 local function granted(fence, uid)
-  return {'OK', fence, uid, text(now), text(num(t .. ':crashes')), text(num(t .. ':attempts'))}
+  return {'OK', fence, uid, text(now), text(num(t .. ':crashes')), text(num(t .. ':attempts')), get(t .. ':logged') or ''}
 end
 local function remember()
   if not known then
