@@ -117,7 +117,13 @@ def published(url: str) -> list[Row]:
     took = time.perf_counter() - start
     plain = timed(lambda: [app.send_task("bench.plain", (1.0,), ignore_result=True, queue="plain") for _ in range(1000)])
     lost = _RUNS - int(broker.llen("celery"))
-    return [("9 sweeper publishes", f"{found / took:,.0f} messages/s, {lost} lost; send_task alone {1000 / plain:,.0f}/s", "as plain tasks are sent")]
+    return [
+        (
+            "9 sweeper publishes",
+            f"{found / took:,.0f} messages/s, {lost} lost; send_task alone {1000 / plain:,.0f}/s",
+            "as plain tasks are sent",
+        )
+    ]
 
 
 def lateness(url: str) -> list[Row]:

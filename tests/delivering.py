@@ -32,6 +32,8 @@ def make_app(server: RedisServer, **settings: Any) -> Celery:
         server.flushdb(database)
     app = app_of_its_own(f"app{first}", broker=server.url(first), backend=server.url(first + 1))
     app.conf.update(steps_backend=server.url(first + 2), **settings)
+    # Results are looked at, never listened for: whoever sends a task would keep a connection to its result.
+    app.backend.on_task_call = lambda *_: None
     return app
 
 

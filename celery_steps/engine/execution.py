@@ -187,9 +187,8 @@ def _retried(call: Call, journal: Journal, number: int, error: Exception) -> boo
     if pause is None:
         return False
     due = attempt.now_ms() + int(pause * 1000)
-    attempt.append(
-        [("tried", fmt.pack_tried(call.identity, due, attempt.codec.encode_failure(error, **call.where)))], record=False
-    )
+    tried = fmt.pack_tried(call.identity, due, attempt.codec.encode_failure(error, **call.where))
+    attempt.append([("tried", tried)], record=False)
     return True
 
 

@@ -86,7 +86,7 @@ def test_a_line_is_one_command_and_a_replayed_one_is_none(store: Store) -> None:
     step.progress(1)
     step.progress(2)
     step.log.info("loaded")
-    assert taken(store) == [["claim", "XRANGE"], ["tell"], ["commit"], ["tell"], ["tell"]]
+    assert taken(store) == [["GET", "claim", "XRANGE"], ["tell"], ["commit"], ["tell"], ["tell"]]
     first.store.release(0)
     taken(store)
 
@@ -97,7 +97,7 @@ def test_a_line_is_one_command_and_a_replayed_one_is_none(store: Store) -> None:
     step.progress(2)
     step.log.info("loaded")
     assert (step.run_id, step.namespace, step.attempt, step.resumed, step.replaying) == ("id-1", "id-1", 2, True, False)
-    assert taken(store) == [["claim", "XRANGE"]]
+    assert taken(store) == [["GET", "claim", "XRANGE"]]
 
 
 def test_a_replayed_step_costs_no_command(store: Store) -> None:
@@ -144,20 +144,20 @@ def test_a_wait_that_leaves_is_two_commands_and_so_is_one_that_gets_its_event(st
     attempt(store)
     with pytest.raises(Suspended):
         step.wait_for_event("paid")
-    assert taken(store) == [["claim", "XRANGE"], ["XRANGE"], ["suspend"]]
+    assert taken(store) == [["GET", "claim", "XRANGE"], ["XRANGE"], ["suspend"]]
 
     assert store.deliver("id-1", "paid", "event-1", Codec().encode({"amount": 1}, hint=PLAIN, where="data", key="paid"))
     assert taken(store) == [["deliver"]]
 
     again = attempt(store)
     assert step.wait_for_event("paid") == {"amount": 1}
-    assert taken(store) == [["claim", "XRANGE"], ["XRANGE"], ["receive"]]
+    assert taken(store) == [["GET", "claim", "XRANGE"], ["XRANGE"], ["receive"]]
     again.store.release(0)
     taken(store)
 
     attempt(store)
     assert step.wait_for_event("paid") == {"amount": 1}
-    assert taken(store) == [["claim", "XRANGE"]], "over, it costs nothing"
+    assert taken(store) == [["GET", "claim", "XRANGE"]], "over, it costs nothing"
 
 
 def test_a_task_without_a_step_sends_nothing(store: Store) -> None:

@@ -15,7 +15,7 @@ elseif get('open') and num('open') <= 0 then
   return {0}
 end
 redis.call('XADD', I, '*', event, ARGV[6], to, id)
-local reached, due, seen = 0, {}, {}
+local reached, due, seen = 0, {1, ''}, {}
 local function wake(run)
   reached = reached + 1
   if get(run .. ':status') ~= 'suspended' or seen[run] then return end
@@ -33,4 +33,5 @@ else
 end
 redis.call('HSET', S, id, text(reached))
 if num('open') <= 0 then keys_expire(ARGV[8]) end
-return {1, text(reached), unpack(due)}
+due[2] = text(reached)
+return due -- not unpacked: Lua's stack has no room for thousands
