@@ -21,6 +21,7 @@ _loops = _Loops()
 
 def wait_for(awaitable: Awaitable[Any]) -> Any:
     """The result of what an async handler returned."""
+
     async def outcome() -> Any:
         return await awaitable
 

@@ -138,11 +138,12 @@ def wait_for(waits: Sequence[Wait], *, until_failure: bool = False) -> None:
         for kind in dict.fromkeys(type(one) for one in going):
             kind.prepare([one for one in going if type(one) is kind], now, inbox)
         ended: list[tuple[Wait, Ended]] = []
+        free: Sequence[Event] = inbox
         for one in going:
-            free = [event for event in inbox if not any(event in end.taken for _, end in ended)]
             end = one.look(now, free)
             if end is not None:
                 ended.append((one, end))
+                free = [event for event in free if event not in end.taken] if end.taken else free
         if ended:
             record(attempt, ended)
         if until_failure and not all(end.ok for _, end in ended):
@@ -162,9 +163,7 @@ def record(attempt: Attempt, ended: Sequence[tuple[Wait, Ended]]) -> None:
     attempt.inbox = [event for event in attempt.inbox if event not in taken]
 
 
-def commit(
-    attempt: Attempt, entries: Sequence[tuple[str, bytes]], names: Sequence[str], taken: Sequence[Event] = ()
-) -> None:
+def commit(attempt: Attempt, entries: Sequence[tuple[str, bytes]], names: Sequence[str], taken: Sequence[Event] = ()) -> None:
     """Record what waits came to. `names` of those that read the inbox: they are to hear of nothing more."""
     if not names:
         attempt.append(entries)

@@ -15,7 +15,7 @@ from celery.result import AsyncResult
 
 from celery_steps import StepsError
 from servers import wait_until
-from worker.workers import BACKEND, STORE, Stage
+from worker.workers import BACKEND, Stage
 
 
 def _asleep(stage: Stage, name: str, *args: Any, **options: Any) -> AsyncResult:
