@@ -346,7 +346,8 @@ def test_a_plain_child_shows_that_it_runs(app: Celery) -> None:
     def watching(self: Any) -> None:
         states.append(AsyncResult(self.request.id, app=app).state)
 
-    assert deliver(calling(app, lambda step: step.run_task("child", watching)), id="run").info.state == "IGNORED"
+    task = calling(app, lambda step: step.run_task("child", chain(watching.si(), watching.si())))
+    assert deliver(task, id="run").info.state == "IGNORED"
     run_sent(app)
     assert states == ["STARTED"]
 

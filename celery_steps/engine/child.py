@@ -85,6 +85,7 @@ class ChildWait(Wait):
             self.detail = pack([attempt.now_ms(), detail])
         self.sent_here = False
         self.child: Child | None = None  # as it was seen last
+        self.news: list[Event] = []  # of its end
         self.began_at, self.frozen = child_detail(self.detail) if self.detail else (0, b"")
 
     @property
@@ -118,7 +119,13 @@ class ChildWait(Wait):
     def prepare(cls, waits: Sequence[Wait], now: int, inbox: Sequence[Event]) -> None:
         """Look at those whose end may have come, all at once, and send again those that nobody has seen."""
         cls.start(waits)
-        those = [wait for wait in waits if isinstance(wait, ChildWait) and wait._is_worth_a_look(now, inbox)]
+        news: dict[str, list[Event]] = {}
+        for event in inbox:
+            news.setdefault(event.to, []).append(event)
+        children_waits = [wait for wait in waits if isinstance(wait, ChildWait)]
+        for wait in children_waits:
+            wait.news = news.get(wait.address, [])
+        those = [wait for wait in children_waits if wait._is_worth_a_look(now)]
         if not those:
             return
         attempt, children = those[0].attempt, those[0].children
@@ -131,10 +138,10 @@ class ChildWait(Wait):
     def _send(self, missing: Sequence[str] = ()) -> None:
         self.sent_here = self.children.send(self.frozen, missing)
 
-    def _is_worth_a_look(self, now: int, inbox: Sequence[Event]) -> bool:
+    def _is_worth_a_look(self, now: int) -> bool:
         if self.attempt.store.skipped_ms is not None:  # outside a worker it has ended when it was sent
             return True
-        if any(event.to == self.address for event in inbox) or (self.deadline and now >= self.deadline):
+        if self.news or (self.deadline and now >= self.deadline):
             return True
         return not self.sent_here and self._is_missing(now, True)
 
@@ -154,7 +161,7 @@ class ChildWait(Wait):
 
     def look(self, now: int, inbox: Sequence[Event]) -> Ended | None:
         child, late = self.child, bool(self.deadline and now >= self.deadline)
-        taken = [event for event in inbox if event.to == self.address]
+        taken = self.news
         if child is not None and child.over and not (late and child.revoked):  # cancelled late: by us, before a crash
             return self._ended(child, taken)
         if late:

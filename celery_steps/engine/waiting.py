@@ -140,11 +140,12 @@ def wait_for(attempt: Attempt, waits: Sequence[Wait], *, until_failure: bool = F
         for kind in dict.fromkeys(type(one) for one in going):
             kind.prepare([one for one in going if type(one) is kind], now, inbox)
         ended: list[tuple[Wait, Ended]] = []
+        free: Sequence[Event] = inbox
         for one in going:
-            free = [event for event in inbox if not any(event in end.taken for _, end in ended)]
             end = one.look(now, free)
             if end is not None:
                 ended.append((one, end))
+                free = [event for event in free if event not in end.taken] if end.taken else free
         if ended:
             record(attempt, ended)
         if until_failure and not pauses and not all(end.ok for _, end in ended):

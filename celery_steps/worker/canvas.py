@@ -20,6 +20,8 @@ from celery_steps.worker import messages
 
 #: Header of a child whose result counts: namespace, run and wait that are to hear of its end.
 PARENT = "steps_parent"
+#: Header of every task of a child.
+CHILD = "steps_child"
 
 
 class Node(NamedTuple):
@@ -50,11 +52,12 @@ class Plan(NamedTuple):
 def freeze(app: Celery, asked: Asked, id: str, parent: Parent, said_by: str) -> Frozen:
     """Check that it can be sent, and fix every id of it. StepsError names what cannot."""
     signature = _signature(app, asked, said_by)
-    for tail in _tails(signature):
-        tail.options["headers"] = {**(tail.options.get("headers") or {}), PARENT: list(parent)}
     tasks = list(_tasks(signature))
     for task in tasks:
         _check(app, task, said_by)
+        task.options["headers"] = {**(task.options.get("headers") or {}), CHILD: True}
+    for tail in _tails(signature):
+        tail.options["headers"][PARENT] = list(parent)
     for head in heads(signature):
         _fix_namespace(app, head)
     try:

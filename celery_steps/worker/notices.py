@@ -14,7 +14,7 @@ from celery_steps.engine.child import Parent
 from celery_steps.store.keys import FINAL, RunId
 from celery_steps.store.store import Store
 from celery_steps.worker import messages, runtime
-from celery_steps.worker.canvas import PARENT, is_durable
+from celery_steps.worker.canvas import CHILD, PARENT, is_durable
 
 logger = logging.getLogger("celery_steps")
 
@@ -60,7 +60,7 @@ def _parents(task: Task, request: Context, state: str) -> Iterator[tuple[Parent,
 def _begun(task_id: str, task: Task, **_: Any) -> None:
     """A plain child shows that it runs: one that runs for long must not be taken for lost."""
     request = task.request
-    if not messages.header(request, PARENT) or is_durable(task) or task.track_started or request.is_eager:
+    if not messages.header(request, CHILD) or is_durable(task) or task.track_started or request.is_eager:
         return
     if task.backend.get_state(task_id) == states.PENDING:  # never over what another delivery has stored
         info = {"pid": os.getpid(), "hostname": request.hostname}
