@@ -74,7 +74,7 @@ def member(run: int) -> str:
 
 @cache
 def binding(token: str, run: int, method: str, *arguments: Any, **options: Any) -> tuple[Command, ...]:
-    """The commands of `Binding.method`. The index by task id lies in another slot and is left out."""
+    """The commands of `Binding.method`. What is kept by task id lies in another slot and is left out."""
     return _sent(getattr(STORE.bind(NAMESPACE, run_id(run), token, APP), method), *arguments, **options)
 
 
@@ -116,8 +116,8 @@ def _sent(method: Any, *arguments: Any, **options: Any) -> tuple[Command, ...]:
     try:
         method(*arguments, **options)
     except _Sent as sent:
-        index = STORE.keys.index("")
-        return tuple(command for command in sent.commands if not command[1].startswith(index))
+        elsewhere = (STORE.keys.index(""), STORE.keys.cancelled(""))
+        return tuple(command for command in sent.commands if not command[1].startswith(elsewhere))
     raise AssertionError(f"{method} sent nothing")
 
 
