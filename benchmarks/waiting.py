@@ -73,11 +73,19 @@ def timed(act: Callable[[], object]) -> float:
 
 def _due(url: str) -> float:
     """When all will be asleep for sure, by how long a part of them takes."""
-    store, part = redis.Redis.from_url(f"{url}/7"), max(1, _RUNS // 50)
-    before = _count(store, "succeeded")
-    for _ in range(part):
-        sleeper.apply_async((0.0,))
-    return time.time() + 10 + 75 * _until(lambda: _count(store, "succeeded") == before + part)
+    store, took = redis.Redis.from_url(f"{url}/7"), 0.0
+    for part in (1, _part()):  # the first waits for the worker to start
+        done = _count(store, "succeeded") + part
+        start = time.perf_counter()
+        for _ in range(part):
+            sleeper.apply_async((0.0,))
+        _until(lambda done=done: _count(store, "succeeded") == done)
+        took = time.perf_counter() - start
+    return time.time() + 10 + 2 * took * _RUNS / _part()
+
+
+def _part() -> int:
+    return max(10, _RUNS // 50)
 
 
 def _count(store: redis.Redis, status: str) -> int:
@@ -103,7 +111,7 @@ def asleep(url: str) -> list[Row]:
         used = int(store.info("memory")["used_memory"]) - before
         _until(lambda: time.time() >= due)
         drained = _until(lambda: _count(store, "suspended") == 0 and _count(store, "running") == 0)
-        lost = _RUNS + max(1, _RUNS // 50) - _count(store, "succeeded")
+        lost = _RUNS + _part() + 1 - _count(store, "succeeded")
     return [
         (f"9 {_RUNS:,} runs asleep", f"{queued} messages in the broker, {used / _RUNS:,.0f} B in Redis a run", "0 messages"),
         ("9 all due at once", f"{_RUNS / drained:,.0f} runs/s ended by two processes, {lost} lost", "reported"),
