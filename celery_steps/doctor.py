@@ -13,7 +13,8 @@ from celery_steps.errors import SettingsError, StepsError, StoreUnavailable
 from celery_steps.settings import masked
 from celery_steps.store.client import address_of
 from celery_steps.store.index import Index
-from celery_steps.store.store import Store, Trouble
+from celery_steps.store.server import Server, Trouble
+from celery_steps.store.store import Store
 from celery_steps.task import DurableTask
 from celery_steps.times import spoken
 from celery_steps.worker import runtime
@@ -53,12 +54,13 @@ def examine(app: Celery) -> list[Finding]:
         what, _, _ = str(error).partition(". Start it")
         return [*findings, Finding(ERROR, what, "start it, or correct steps_backend")]
     findings.append(Finding(OK, f"{where} answers"))
-    info = store.info()
+    server = Server(store)
+    info = server.info()
     checks: list[Callable[[], Findings]] = [
-        lambda: _server(store, info),
-        lambda: _data(store),
+        lambda: _server(server, info),
+        lambda: _data(server),
         lambda: _scripts(store),
-        lambda: _durability(store, info),
+        lambda: _durability(server, info),
         lambda: _memory(info),
         lambda: _sharing(app, store),
         lambda: _clock(store),
@@ -80,21 +82,21 @@ def _troubles(level: str, troubles: list[Trouble], fine: str) -> Findings:
         yield Finding(OK, fine)
 
 
-def _server(store: Store, info: dict[str, str]) -> Findings:
+def _server(server: Server, info: dict[str, str]) -> Findings:
     version, policy = info.get("redis_version", "unknown"), info.get("maxmemory_policy", "unknown")
-    yield from _troubles(ERROR, store.refusals(info), f"version {version}, maxmemory-policy {policy}")
+    yield from _troubles(ERROR, server.refusals(info), f"version {version}, maxmemory-policy {policy}")
     if info.get("role") == "slave":
         yield Finding(ERROR, "this Redis is a replica and takes no writes", "point steps_backend to its primary")
 
 
-def _data(store: Store) -> Findings:
-    agreed = store.agreed()
+def _data(server: Server) -> Findings:
+    agreed = server.agreed()
     fine = (
         f"data of schema {agreed.get('schema')} in {agreed.get('partitions')} partitions"
         if agreed
         else "no worker has used this store yet"
     )
-    yield from _troubles(ERROR, store.disagreements(agreed), fine)
+    yield from _troubles(ERROR, server.disagreements(agreed), fine)
 
 
 def _scripts(store: Store) -> Findings:
@@ -107,8 +109,8 @@ def _scripts(store: Store) -> Findings:
         yield Finding(OK, "scripts load")
 
 
-def _durability(store: Store, info: dict[str, str]) -> Findings:
-    risks = store.risks(info)
+def _durability(server: Server, info: dict[str, str]) -> Findings:
+    risks = server.risks(info)
     if risks:
         yield from _troubles(WARNING, risks, "")
         return
@@ -116,7 +118,7 @@ def _durability(store: Store, info: dict[str, str]) -> Findings:
     if failed:
         yield Finding(ERROR, f"Redis cannot write to its disk ({failed[0]} is {info[failed[0]]})", "make room or repair it")
     elif info.get("aof_enabled") == "1":
-        sync = store.appendfsync()
+        sync = server.appendfsync()
         loses = {"always": "nothing recorded", "everysec": "up to the last 2 s of records"}.get(sync, "what was not synced")
         yield Finding(OK, f"append-only file is on (appendfsync {sync or 'unknown'}): a crash of the machine loses {loses}")
     else:

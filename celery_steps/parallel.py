@@ -6,10 +6,11 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, overload
 
+from celery_steps.engine.block import Block
 from celery_steps.engine.child import run_task
 from celery_steps.engine.event import wait_for_event
 from celery_steps.engine.identity import NO_INPUT
-from celery_steps.engine.parallel import Block, Future
+from celery_steps.engine.parallel import Future
 from celery_steps.engine.retry import RetryPolicy
 from celery_steps.engine.sleep import sleep, sleep_until
 from celery_steps.errors import StepsError

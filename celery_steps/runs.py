@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
-from itertools import islice
 from typing import Any
 from uuid import uuid4
 
 from celery import Celery
 
+from celery_steps import purge
 from celery_steps.doctor import Finding, examine
-from celery_steps.engine.attempt import Emission
-from celery_steps.engine.entries import Identity, pack_control, read_finish
-from celery_steps.engine.event import check_app, check_data, check_event
+from celery_steps.engine.entries import pack_control
+from celery_steps.engine.event import Emission, check_app, check_data, check_event
 from celery_steps.engine.history import DONE, FAILED, WAITING, History
 from celery_steps.engine.identity import check_namespace
-from celery_steps.engine.journal import Journal
-from celery_steps.errors import JournalLost, RunRefused, StepsError
-from celery_steps.past import Line, Page, Record, Run, Stats, attempt_of, line_of, record_of, run_of, waiting_of
-from celery_steps.store.index import Index, Row
-from celery_steps.store.keys import AWAY, FINAL, LEVELS, OPEN, RunId
-from celery_steps.store.replies import Entry
+from celery_steps.errors import RunRefused, StepsError
+from celery_steps.lookup import Lookup
+from celery_steps.past import Line, Page, Record, Run, Stats, line_of, record_of
+from celery_steps.store.index import Row
+from celery_steps.store.keys import FINAL, LEVELS, OPEN
+from celery_steps.store.server import Server
 from celery_steps.times import duration, moment
-from celery_steps.worker import again, control, events, runtime
+from celery_steps.worker import again, control, events
 from celery_steps.worker.check import Check, check
 from celery_steps.worker.sweeper import sweep
 
@@ -47,8 +45,8 @@ class Runs:
         self.app = app
 
     @property
-    def _index(self) -> Index:
-        return Index(runtime.of(self.app).main_store)
+    def _lookup(self) -> Lookup:
+        return Lookup(self.app)
 
     # -- looking ----------------------------------------------------------------------------------------------------
 
@@ -75,44 +73,18 @@ class Runs:
         """
         if not 1 <= limit <= _LARGEST_PAGE:
             raise StepsError(f"limit must be from 1 to {_LARGEST_PAGE:,}, not {limit!r}.")
-        index = self._index
+        lookup = self._lookup
         start, end = (_milliseconds(value, name) for value, name in ((since, "since"), (until, "until")))
         below = None if cursor is None else Row.at(cursor)
         wanted = _statuses(status)
-        rows = index.rows(wanted, start or 0, _ENDLESS if end is None else end, below)
+        rows = lookup.index.rows(wanted, start or 0, _ENDLESS if end is None else end, below)
         if task is not None:
             rows = (row for row in rows if row.is_of(task))
-        found: builtins.list[Run] = []
-        last = None
-        while len(found) < limit and (chunk := builtins.list(islice(rows, limit - len(found)))):
-            last = chunk[-1]
-            # Not those that have changed since the index was read, nor those whose keys have expired.
-            found += [run for run in self._load(index, [row.split() for row in chunk]) if run.status in wanted]
-        more = last is not None and next(rows, None) is not None
-        return Page(tuple(found), last.cursor if more and last else None)
+        return lookup.page(rows, wanted, limit)
 
     def get(self, name: str) -> Run:
         """One run, with its attempts. RunRefused if there is none, or if the namespace has several: it lists them."""
-        index = self._index
-        namespace, ids = self._find(name)
-        # What `replace` put in a run's place has its id.
-        id = max(ids, key=lambda id: id.nesting, default=None)
-        if id is None or any(other.id != id.id for other in ids):
-            raise RunRefused(self._several(index, namespace, ids) if ids else self._none(index, name))
-        run = next(iter(self._load(index, [(namespace, id)])), None)
-        if run is None:  # gone since
-            raise RunRefused(self._none(index, name))
-        history = History.of(self._entries(namespace))
-        past = history.attempts_of(str(id))
-        running = run.status == "running" and run.owner is not None
-        return replace(
-            run,
-            history=tuple(attempt_of(attempt, running and attempt is past[-1]) for attempt in past),
-            in_flight=past[-1].in_flight if past and run.status not in FINAL else None,
-            to_undo=self._to_undo(namespace, id) if run.status in ("rolling_back", "failed", "cancelled") else (),
-            waiting=past[-1].about if past and run.status in AWAY else "",
-            waits=tuple(waiting_of(wait) for wait in history.waits_of(str(id))),
-        )
+        return self._lookup.get(name)
 
     def records(self, name: str, attempts: bool = False) -> builtins.list[Record]:
         """The recorded steps of a namespace, in the order of its journal, then what is waited for; runs in it share them.
@@ -122,13 +94,13 @@ class Runs:
 
         Raises RunRefused if there is no journal.
         """
-        namespace, _ = self._find(name)
-        if not self._index.has_journal(namespace):
+        lookup = self._lookup
+        namespace, _ = lookup.find(name)
+        if not lookup.index.has_journal(namespace):
             raise RunRefused(f"There is no journal of {name!r}: nothing was recorded, or it is past steps_retention.")
-        codec = runtime.of(self.app).codec
-        history = History.of(self._entries(namespace))
+        history = History.of(lookup.store.entries(namespace))
         steps, standing = [*history.steps, *history.waits], (DONE, FAILED, WAITING)
-        return [record_of(namespace, step, codec) for step in steps if attempts or step.trouble or step.status in standing]
+        return [record_of(namespace, step, lookup.codec) for step in steps if attempts or step.trouble or step.status in standing]
 
     def logs(
         self, name: str, *, limit: int = 1000, since: datetime | str | None = None, level: str = "debug"
@@ -149,15 +121,15 @@ class Runs:
         if level not in LEVELS:
             raise StepsError(f"There is no level {level!r}: it is one of {', '.join(LEVELS)}.")
         start = None if since is None else moment(since, "since")
-        index = self._index
-        namespace, ids = self._find(name)
+        lookup = self._lookup
+        namespace, ids = lookup.find(name)
         if not ids:
-            raise RunRefused(self._none(index, name))
-        codec, wanted = runtime.of(self.app).codec, LEVELS[LEVELS.index(level) :]
+            raise lookup.none(name)
+        wanted = LEVELS[LEVELS.index(level) :]
         run = name if any(id.id == name for id in ids) else ""
         found: builtins.list[Line] = []
-        for id, at, data in index.lines(namespace):
-            line = line_of(namespace, id, at, data, codec)
+        for id, at, data in lookup.index.lines(namespace):
+            line = line_of(namespace, id, at, data, lookup.codec)
             if len(found) == limit or (start is not None and line.at < start):
                 break
             if line.level in wanted and line.run_id in (run or line.run_id, ""):
@@ -166,8 +138,8 @@ class Runs:
 
     def stats(self) -> Stats:
         """Counts by status, tickets, and the server."""
-        index, store = self._index, runtime.of(self.app).main_store
-        runs, tickets, info = index.counts(), index.tickets(self.app.main or ""), store.info()
+        lookup = self._lookup
+        runs, tickets, info = lookup.index.counts(), lookup.index.tickets(self.app.main or ""), Server(lookup.store).info()
         return Stats(
             runs=runs,
             unfinished=sum(runs[status] for status in OPEN),
@@ -191,7 +163,7 @@ class Runs:
             task: only runs of this task.
         """
         self.app.loader.import_default_modules()
-        index = self._index
+        index = self._lookup.index
         rows = [row.split() for row in index.rows(OPEN, 0, _ENDLESS, None) if task is None or row.is_of(task)]
         for place, head in zip(rows, index.heads(rows), strict=True):
             if head.get("status") in OPEN:
@@ -201,7 +173,7 @@ class Runs:
 
     def sweep(self) -> int:
         """Publish the runs of this app whose tickets are due, as every worker does all the time. Returns how many."""
-        self._index.now()  # an absent Redis is told at once
+        self._lookup.index.now()  # an absent Redis is told at once
         self.app.loader.import_default_modules()  # routes may depend on the tasks
         return sweep(self.app).published
 
@@ -211,8 +183,9 @@ class Runs:
         A task id that has not begun a step is cancelled when it comes to a worker, within steps_retention. Raises RunRefused for
         a finished run, and for a namespace with several open runs: it lists them.
         """
-        if self._find(name)[1]:
-            control.cancel(self.app, *self._one(name))
+        lookup = self._lookup
+        if lookup.find(name)[1]:
+            control.cancel(self.app, *lookup.one(name))
         else:
             control.cancel_unknown(self.app, name)
 
@@ -221,12 +194,12 @@ class Runs:
 
         Raises RunRefused for a finished run, and if there is none.
         """
-        namespace, run = self._one(name)
+        namespace, run = self._lookup.one(name)
         control.ask(self.app, namespace, run, "pause", pack_control(str(run), "paused"))
 
     def unpause(self, name: str) -> None:
         """Let a paused run carry on. Raises RunRefused for one that is not paused, and if there is none."""
-        namespace, run = self._one(name)
+        namespace, run = self._lookup.one(name)
         control.ask(self.app, namespace, run, "unpause", pack_control(str(run), "unpaused"))
 
     def resolve(
@@ -252,7 +225,7 @@ class Runs:
         given = [how for how, said in (("done", done is not _NOTHING), ("failed", failed is not None), ("rerun", rerun)) if said]
         if len(given) != 1:
             raise StepsError("Say one of done=, failed= and rerun=True.")
-        namespace, run = self._one(name)
+        namespace, run = self._lookup.one(name)
         control.resolve(self.app, namespace, run, key, sequence, given[0], failed if given[0] == "failed" else done)
 
     def retry(self, name: str, from_step: str | None = None, *, sequence: int = 1) -> None:
@@ -263,7 +236,7 @@ class Runs:
 
         Raises RunRefused for a run in another status, and for a step that is not recorded: it names those that are.
         """
-        again.retry(self.app, *self._one(name), from_step, sequence)
+        again.retry(self.app, *self._lookup.one(name), from_step, sequence)
 
     def fork(self, name: str, from_step: str | None = None, *, sequence: int = 1, namespace: str | None = None) -> str:
         """Start a copy of a run in a namespace of its own, with what was recorded before `from_step` (by default everything).
@@ -271,7 +244,7 @@ class Runs:
         The copy has the same arguments, and none of the callbacks, chain, group and chord. Returns its task id, which is also its
         namespace by default. Raises RunRefused if that namespace has a journal, and for a step that is not recorded.
         """
-        return again.fork(self.app, *self._one(name), from_step, sequence, namespace)
+        return again.fork(self.app, *self._lookup.one(name), from_step, sequence, namespace)
 
     def emit(self, event: str, data: Any, *, to: str | None = None, id: str | None = None, app: str | None = None) -> int:
         """Send an event, as `step.emit` does from inside a run.
@@ -292,8 +265,8 @@ class Runs:
         if id is not None and (not isinstance(id, str) or not id.strip()):
             raise StepsError(f"emit: an event's id must be text that is not blank, not {id!r:.80}.")
         if to is not None:
-            to = runtime.of(self.app).main_store.namespace_of(check_namespace(to, "emit's to"))
-        self._index.now()  # an absent Redis is told at once
+            to = self._lookup.store.namespace_of(check_namespace(to, "emit's to"))
+        self._lookup.index.now()  # an absent Redis is told at once
         self.app.loader.import_default_modules()  # routes may depend on the tasks
         return events.emit(self.app, Emission(event, data, id or uuid4().hex, to, app))
 
@@ -322,101 +295,11 @@ class Runs:
         unfinished = [name for name in wanted if name not in FINAL]
         if unfinished:
             raise RunRefused(f"Only finished runs can be purged, not those that are {unfinished[0]}.")
-        index = self._index
-        until = index.now() - int(duration(older_than or 0, "older_than") * 1000)
+        lookup = self._lookup
+        until = lookup.index.now() - int(duration(older_than or 0, "older_than") * 1000)
         if namespace is not None:
-            return self._purge_namespace(index, namespace, wanted, until, older_than is None and status is None)
-        purged = 0
-        while batch := index.oldest(wanted, until):
-            dropped = index.purge(batch)
-            purged += dropped
-            if not dropped:
-                break
-        return purged
-
-    def _purge_namespace(self, index: Index, name: str, wanted: Sequence[str], until: int, all_of_it: bool) -> int:
-        namespace, runs = self._find(name)
-        heads = index.heads([(namespace, run) for run in runs])
-        if not runs:
-            raise RunRefused(self._none(index, name))
-        for run, head in zip(runs, heads, strict=True):
-            if all_of_it and head.get("status") in OPEN:
-                raise RunRefused(
-                    f"Run {run.id} ({run.task}) in namespace {namespace!r} is {head['status']}: only finished runs can be "
-                    "purged. Wait for its end, or revoke it."
-                )
-        return index.purge(
-            [
-                (head["status"], namespace, run)
-                for run, head in zip(runs, heads, strict=True)
-                if head.get("status") in wanted and int(head["changed"]) <= until
-            ]
-        )
-
-    def _one(self, name: str) -> tuple[str, RunId]:
-        """The one run that a name means: the open one, where others of its namespace are finished."""
-        index = self._index
-        namespace, ids = self._find(name)
-        heads = index.heads([(namespace, id) for id in ids])
-        still = [id for id, head in zip(ids, heads, strict=True) if head.get("status") in OPEN] or ids
-        newest = max(still, key=lambda id: id.nesting, default=None)
-        if newest is None or any(other.id != newest.id for other in still):
-            raise RunRefused(self._several(index, namespace, still) if still else self._none(index, name))
-        return namespace, newest
-
-    def _to_undo(self, namespace: str, run: RunId) -> tuple[Identity, ...]:
-        journal = Journal(runtime.of(self.app).main_store.bind(namespace, run, "", ""), str(run))
-        try:
-            journal.absorb(builtins.list(self._entries(namespace)))
-        except StepsError:  # corrupt: its records say so
-            return ()
-        left = [step for step in reversed(journal.undoable) if step not in journal.undone]
-        return tuple(left) if journal.rollback is not None else ()
-
-    # -- parts ------------------------------------------------------------------------------------------------------
-
-    def _entries(self, namespace: str) -> Iterator[Entry]:
-        return runtime.of(self.app).main_store.entries(namespace)
-
-    def _find(self, name: str) -> tuple[str, builtins.list[RunId]]:
-        """The namespace that a name leads to, and the runs that it means there."""
-        store, index = runtime.of(self.app).main_store, self._index
-        namespace = store.namespace_of(name)
-        runs = index.runs_in(namespace, name)
-        return (namespace, runs) if runs else (name, index.runs_in(name))
-
-    def _load(self, index: Index, runs: Sequence[tuple[str, RunId]]) -> builtins.list[Run]:
-        heads, codec = index.heads(runs), runtime.of(self.app).codec
-        failed = [i for i, head in enumerate(heads) if head.get("status") == "failed" and "-" in head.get("outcome", "")]
-        entries = index.entries([(runs[i][0], heads[i]["outcome"]) for i in failed])
-        errors = {i: self._error(entry) for i, entry in zip(failed, entries, strict=True)}
-        return [
-            run_of(namespace, run, head, JournalLost() if head.get("outcome") == "lost" else errors.get(i), codec)
-            for i, ((namespace, run), head) in enumerate(zip(runs, heads, strict=True))
-            if "status" in head
-        ]
-
-    def _error(self, entry: Entry | None) -> Exception | None:
-        try:
-            value = b"" if entry is None else read_finish(entry).value
-            return runtime.of(self.app).codec.decode_failure(value) if value else None
-        except Exception as error:  # whatever steps_codec raises: the run is listed all the same
-            return error
-
-    def _several(self, index: Index, namespace: str, runs: Sequence[RunId]) -> str:
-        loaded = sorted(self._load(index, [(namespace, run) for run in runs]), key=lambda run: run.changed_at, reverse=True)
-        lines = [f"  {run.id}  {run.task}  {run.status}" for run in loaded[:20]]
-        if len(loaded) > 20:
-            lines.append(f"  and {len(loaded) - 20:,} more")
-        return "\n".join((f"Namespace {namespace!r} has {len(runs):,} runs: name one by its task id.", *lines))
-
-    def _none(self, index: Index, name: str) -> str:
-        if index.has_journal(name):
-            return f"Namespace {name!r} has no run of its own, only steps that other runs recorded in it: see its records."
-        return (
-            f"There is no run {name!r} in the store: it has not begun a step, has been over for longer than steps_retention, "
-            "or belongs to another app's steps_backend."
-        )
+            return purge.one_namespace(lookup, namespace, wanted, until, all_of_it=older_than is None and status is None)
+        return purge.everywhere(lookup.index, wanted, until)
 
 
 def _milliseconds(value: datetime | str | None, name: str) -> int | None:

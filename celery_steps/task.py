@@ -9,30 +9,22 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 from urllib.parse import quote
-from uuid import uuid4
 
 from celery import signals
 from celery.app.task import Context, Task
-from celery.exceptions import Ignore, Reject, Retry
 
-from celery_steps.engine import rollback
-from celery_steps.engine.attempt import Attempt, current
+from celery_steps import eager
+from celery_steps.engine.attempt import current
 from celery_steps.engine.identity import check_namespace
-from celery_steps.engine.memory import MemoryStore, deliver
 from celery_steps.errors import JournalLost, RunRefused, StepsError, TooManyCrashes
-from celery_steps.store.keys import RunId
 from celery_steps.verbs import CurrentStep, Step, step
 from celery_steps.worker import messages, notices, runtime, triggers
-from celery_steps.worker.beside import PROMPT, beside
-from celery_steps.worker.children import EagerChildren
 from celery_steps.worker.delivery import Delivery, latest
 from celery_steps.worker.revoke import extend_commands
 from celery_steps.worker.sweeper import Sweeper
 
 #: The delivery whose `retry` is preparing a ticket.
 _retrying: ContextVar[Delivery | None] = ContextVar("celery_steps_retrying", default=None)
-#: Journals of eager runs between an attempt and its eager retry, by task id.
-_eager: dict[str, MemoryStore] = {}
 
 
 class DurableTask(Task):  # type: ignore[misc]
@@ -247,56 +239,10 @@ def _execute(task: DurableTask, body: Callable[..., Any], args: Any, kwargs: Any
     if outer is not None and outer.active and outer.request is request and not request.called_directly:
         return body(*args, **kwargs)  # super().run()
     if request.called_directly or request.is_eager:
-        return _execute_in_memory(task, request, body, args, kwargs, outer)
+        return eager.execute(task, request, body, args, kwargs, outer)
     parts = runtime.of(task.app)
     delivery = Delivery(task, request, task.namespace_of(request), parts.store, parts.codec, parts.heartbeat)
     return delivery.run(body, args, kwargs)
-
-
-def _execute_in_memory(
-    task: DurableTask, request: Context, body: Callable[..., Any], args: Any, kwargs: Any, outer: Attempt | None
-) -> Any:
-    """A direct call, `apply()` and eager mode: the same engine over a journal that is kept nowhere."""
-    if request.called_directly and outer is not None and outer.active and outer.task == task.name and outer.request is request:
-        return body(*args, **kwargs)
-    run_id = request.id or str(uuid4())
-    namespace = messages.header(request, messages.NAMESPACE) or task.namespace_for(args, kwargs) or run_id
-    store = _eager.pop(run_id, None) or MemoryStore(str(namespace))
-    nested = outer.task if outer is not None and outer.active and request.called_directly else ""
-    codec = runtime.codec_of(task.app)
-    attempt = Attempt(
-        store=store,
-        run=str(RunId(task.name, run_id)),
-        run_id=run_id,
-        task=task.name,
-        token="memory",
-        codec=codec,
-        before_commit=task.before_commit,
-        emit=functools.partial(deliver, codec),
-        children=EagerChildren(task.app),
-        retries=request.retries,
-        passing=(Retry, Ignore, Reject),
-        prompt=PROMPT,
-        beside=functools.partial(beside, task, request),
-        nested_in=nested,
-        request=request,
-    )
-    token = current.set(attempt)
-    try:
-        return body(*args, **kwargs)
-    except Retry as retry:
-        if attempt.owner:
-            attempt.retry(0, request.retries + 1, b"", retry)
-            _eager[run_id] = store
-        raise
-    except Exception:
-        if attempt.journal.undoable:
-            rollback.begin(attempt, "failed", b"")
-            rollback.undo(attempt)
-        raise
-    finally:
-        attempt.active = False
-        current.reset(token)
 
 
 @signals.worker_init.connect

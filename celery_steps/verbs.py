@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from celery_steps.engine.attempt import active_attempt
+from celery_steps.engine.block import Block
 from celery_steps.engine.child import run_task as _run_task
 from celery_steps.engine.event import emit as _emit
 from celery_steps.engine.event import wait_for_event as _wait_for_event
@@ -15,7 +16,6 @@ from celery_steps.engine.identity import NO_INPUT
 from celery_steps.engine.inspection import inspect_namespace
 from celery_steps.engine.log import log as _log
 from celery_steps.engine.once import run_step
-from celery_steps.engine.parallel import Block
 from celery_steps.engine.progress import progress as _progress
 from celery_steps.engine.retry import RetryPolicy
 from celery_steps.engine.sleep import sleep as _sleep

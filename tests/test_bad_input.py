@@ -12,6 +12,7 @@ from celery_steps import DurableTask, ResultError, SettingsError, StoreUnavailab
 from celery_steps.codec import pack
 from celery_steps.settings import Settings
 from celery_steps.store.client import Client
+from celery_steps.store.server import Server
 from celery_steps.store.store import Store
 from celery_steps.worker import runtime
 from celery_steps.worker.delivery import latest
@@ -36,10 +37,10 @@ class InfoClient(Client):
         return super().exchange(*commands)
 
 
-def with_info(server: RedisServer, **info: str) -> Store:
+def with_info(server: RedisServer, **info: str) -> Server:
     client = InfoClient(server.url(3))
     client.info = {"redis_version": "7.0.15", "maxmemory_policy": "noeviction", "aof_enabled": "1", **info}
-    return Store(Settings(backend=server.url(3)), client)
+    return Server(Store(Settings(backend=server.url(3)), client))
 
 
 def test_a_fine_server_has_no_warnings(redis_server: RedisServer) -> None:
@@ -59,20 +60,20 @@ def test_an_evicting_policy_is_refused_and_the_risk_named(redis_server: RedisSer
 
 
 def test_no_persistence_is_warned_of(store: Store) -> None:
-    (warning,) = store.check()
+    (warning,) = Server(store).check()
     assert "no persistence" in warning
 
 
 def test_a_changed_partition_count_is_refused(store: Store, redis_server: RedisServer) -> None:
-    store.check()
+    Server(store).check()
     with pytest.raises(SettingsError, match="set it back to 16"):
-        Store(Settings(backend=redis_server.url(3), partitions=8)).check()
+        Server(Store(Settings(backend=redis_server.url(3), partitions=8))).check()
 
 
 def test_data_of_a_newer_version_is_refused(store: Store) -> None:
     store.client.call("HSET", store.keys.meta, "schema", "99", "partitions", "16")
     with pytest.raises(SettingsError, match=r"schema 99.*upgrade this worker"):
-        store.check()
+        Server(store).check()
 
 
 def test_an_unreachable_redis_is_named_with_what_to_do() -> None:

@@ -11,8 +11,8 @@ import pytest
 from celery import Celery
 
 from celery_steps import DurableTask, NoActiveRun, ResultError, RunRefused, StepsError, step
-from celery_steps.engine.attempt import Emission
 from celery_steps.engine.entries import read_step
+from celery_steps.engine.event import Emission
 from celery_steps.errors import Suspended
 from celery_steps.worker import events, runtime
 from delivering import close, deliver, make_app, namespace_fields

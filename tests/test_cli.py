@@ -19,7 +19,7 @@ from rich.cells import cell_len
 from runs.outside import crash, make_due, store_of
 
 from celery_steps import DurableTask
-from celery_steps.store.store import Store
+from celery_steps.store.server import Server
 from command_line import HOSTILE, LONE, answer, hidden, in_a_terminal, run
 from delivering import deliver, make_app
 from servers import RedisServer, free_port
@@ -153,8 +153,8 @@ def test_purge_and_sweep_tell_how_many(app: Celery, fulfil: Any) -> None:
 def test_the_doctor_ends_with_what_to_do(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(app, "doctor").output.splitlines()[-1] == "to do: turn on appendonly"
     assert answer(app, "doctor")["ready"] is False
-    info = Store.info
-    monkeypatch.setattr(Store, "info", lambda store: info(store) | {"aof_enabled": "1"})
+    info = Server.info
+    monkeypatch.setattr(Server, "info", lambda server: info(server) | {"aof_enabled": "1"})
     assert run(app, "doctor").output.splitlines()[-1] == "ready"
     document = answer(app, "doctor")
     assert (document["ready"], document["do"]) == (True, "")

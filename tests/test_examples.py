@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from celery_steps.codec import Codec
-from celery_steps.engine.attempt import Emission
+from celery_steps.engine.event import Emission
 from celery_steps.engine.memory import deliver, inboxes
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

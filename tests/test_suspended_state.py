@@ -17,7 +17,7 @@ from celery_steps import DurableTask
 from celery_steps.store.keys import RunId
 from celery_steps.worker import runtime
 from celery_steps.worker.chords import at_least, groups_of
-from celery_steps.worker.delivery import token_prefix
+from celery_steps.worker.process import token_prefix
 from celery_steps.worker.revoke import cancel
 from delivering import close, deliver, make_app, namespace_fields
 from servers import RedisServer

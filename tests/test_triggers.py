@@ -12,7 +12,7 @@ from celery import Celery
 from kombu import Exchange, Queue
 
 from celery_steps import DurableTask, ResultError, Runs, StepsError
-from celery_steps.engine.attempt import Emission
+from celery_steps.engine.event import Emission
 from celery_steps.store.triggers import Subscriber, Triggers
 from celery_steps.worker import events, runtime, triggers
 from celery_steps.worker.sweeper import Sweeper

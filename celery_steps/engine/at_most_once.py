@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from celery_steps.engine import entries as fmt
-from celery_steps.engine.attempt import Attempt, Pause
+from celery_steps.engine.attempt import Attempt
 from celery_steps.engine.entries import Identity
+from celery_steps.engine.pause import Pause, rest
 from celery_steps.errors import NotDone, StepsError
 
 
@@ -43,7 +44,7 @@ def doubt(attempt: Attempt, identity: Identity) -> None:
     key, sequence = identity
     about = f"resolve of {key!r} (occurrence {sequence}), which is in doubt"
     info = {"key": key, "sequence": sequence, "waiting_for": "resolve", "until": None}
-    attempt.rest(Pause(about, fmt.NEVER, info, "in_doubt"))
+    rest(attempt, Pause(about, fmt.NEVER, info, "in_doubt"))
 
 
 def check_at_most_once(key: str, options: dict[str, Any]) -> None:

@@ -8,82 +8,37 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from celery_steps.codec import Codec
 from celery_steps.engine import entries as fmt
 from celery_steps.engine.entries import Identity
+from celery_steps.engine.failure import Failure, to_blame
 from celery_steps.engine.identity import check_key
 from celery_steps.engine.journal import Journal, JournalStore
+from celery_steps.engine.pause import suspend
+from celery_steps.engine.refusal import Refused, refuse_to_go_on
 from celery_steps.engine.telling import Telling
 from celery_steps.errors import (
     AttemptEnded,
-    InputMismatch,
     JournalLost,
     LeaseLost,
     NoActiveRun,
     RollingBack,
     RunCancelled,
-    RunRefused,
     StepsError,
     StoreLost,
     StoreUnavailable,
-    Suspended,
-    TooManyCrashes,
 )
-from celery_steps.store.replies import Append, Await, Claim, Event
+from celery_steps.store.replies import Append, Event
+
+if TYPE_CHECKING:
+    from celery_steps.engine.event import Emission
 
 #: The attempt whose body this context is in. Threads that a body starts have none: a verb there is an error.
 current: ContextVar[Attempt | None] = ContextVar("celery_steps_attempt", default=None)
 #: The attempt of the handler that this context is in: branches have theirs in threads of their own.
 handling: ContextVar[Attempt | None] = ContextVar("celery_steps_handling", default=None)
-
-
-class Refused(AttemptEnded):
-    """The namespace was not claimed; `claim` says why."""
-
-    def __init__(self, claim: Claim) -> None:
-        super().__init__(f"The namespace was not claimed: {claim.verdict}.")
-        self.claim = claim
-
-
-@dataclass(eq=False, slots=True)
-class Failure:
-    """A step without result, on its way to the body: a handler's exception, or a branch that was given up."""
-
-    identity: Identity
-    error: Exception
-    pack: Callable[[], bytes]
-    commit: Callable[[Sequence[tuple[str, bytes]]], None]
-    cause: BaseException  # if this leaves the body, the step is tried again
-    called: bool = True  # its handler
-
-
-class Emission(NamedTuple):
-    """An event on its way: `to` one namespace, or whoever waits for it."""
-
-    event: str
-    data: Any
-    id: str
-    to: str | None = None
-    app: str | None = None  # only tasks of this Celery app are started by it
-
-
-class Pause(NamedTuple):
-    """A time for which the run must leave its worker. `about` and `told` say what for; `wake` is in ms by the store's clock."""
-
-    about: str
-    wake: int
-    told: dict[str, Any]
-    status: str = "suspended"
-
-
-class Pausing(AttemptEnded):
-    """A branch must pause: the run leaves when its parallel block joins."""
-
-    def __init__(self, pause: Pause) -> None:
-        super().__init__(f"The branch waits for {pause.about}.")
-        self.pause = pause
 
 
 @dataclass(eq=False)
@@ -149,7 +104,7 @@ class Attempt:
     records_starts: bool = field(init=False, default=False)
     failures: list[Failure] = field(init=False, default_factory=list)  # several: those of one parallel block
     raised: list[tuple[BaseException, Identity]] = field(init=False, default_factory=list)
-    _thread: int = field(init=False, default_factory=lambda: threading.get_ident())
+    thread: int = field(init=False, default_factory=lambda: threading.get_ident())  # the body's
     _began: float = field(init=False, default=0.0)
     _claimed_at: int = field(init=False, default=0)  # Redis time in ms
 
@@ -186,35 +141,7 @@ class Attempt:
         self.newest_fence = self.journal.fence
         self.crashes, self.records_starts = claim.crashes, claim.crashes > 0
         self.opened(self.store)
-        self._refuse_to_go_on(claim)
-
-    def _refuse_to_go_on(self, claim: Claim) -> None:
-        journal = self.journal
-        if journal.rollback is not None:  # it only undoes
-            return
-        if journal.verdict:  # the main process ended before Celery had stored it
-            self.ended = RunRefused(journal.verdict)
-            raise self.ended
-        if journal.cancelled or claim.cancelled:
-            raise RunCancelled
-        if claim.crashes >= self.max_crashes:
-            step = (
-                f"in step {journal.in_flight[0]!r} (occurrence {journal.in_flight[1]})"
-                if journal.in_flight
-                else "before any step"
-            )
-            self.ended = TooManyCrashes(
-                f"The run {self.run_id} in namespace {self.namespace!r} crashed {claim.crashes} times in a row without recording "
-                f"anything new, last {step}. steps_max_crashes is {self.max_crashes}."
-            )
-            raise self.ended
-        first = journal.calls.get(self.task)
-        if first is not None and first.run != self.run and first.digest != self.call_digest():
-            raise InputMismatch(
-                f"Namespace {self.namespace!r} was begun by task {self.task} with other arguments: recorded hash "
-                f"{fmt.hash_text(first.digest)}, this call's hash {fmt.hash_text(self.call_digest())}. "
-                "Use another namespace, or the same arguments."
-            )
+        refuse_to_go_on(self, claim)
 
     # -- verbs ------------------------------------------------------------------------------------------------------
 
@@ -299,9 +226,9 @@ class Attempt:
         if time.monotonic() - self.heard > self.lease / 2 or self.newest_fence > self.journal.fence:
             self.leaving(self.renew)
         if self.journal.paused:
-            self.suspend("unpause", fmt.NEVER, {"waiting_for": "unpause", "until": None}, status="paused")
+            suspend(self, "unpause", fmt.NEVER, {"waiting_for": "unpause", "until": None}, status="paused")
         if self.journal.handed_over:
-            self.suspend("another worker", 0, {"waiting_for": "another worker", "until": None})
+            suspend(self, "another worker", 0, {"waiting_for": "another worker", "until": None})
 
     def renew(self) -> None:
         """Ask whether this attempt still owns its namespace, and meet what was asked of it from outside."""
@@ -363,65 +290,12 @@ class Attempt:
 
     # -- leaving ----------------------------------------------------------------------------------------------------
 
-    def rest(self, pause: Pause) -> None:
-        """Leave the worker: raises Suspended. In a branch, where others may run, raises Pausing."""
-        if self._thread != threading.get_ident():
-            raise Pausing(pause)
-        self.suspend(pause.about, pause.wake, pause.told, status=pause.status)
-
-    def suspend(
-        self,
-        about: str,
-        wake: int,
-        info: dict[str, Any],
-        begins: Sequence[tuple[str, bytes]] = (),
-        awaits: Sequence[Await] = (),
-        seen: str = "",
-        status: str = "suspended",
-    ) -> None:
-        """Leave the worker until `wake` (ms by the store's clock): raises Suspended.
-
-        `about` and `info` say what is waited for. `begins` are the entries of what begins here; `awaits` their events, which
-        may have come: if there is something in the inbox after `seen`, this returns and nothing is changed.
-        """
-        self.telling.leave()
-        if self.journal.rollback is None:  # else Celery has stored a final state
-            wake = min(wake, self.now_ms() + self.announce(info, wake - self.now_ms()))
-        entries = [*begins, ("suspend", fmt.pack_suspend(self.run, about, wake))]
-
-        def send(before: str, after: str, ids: list[str]) -> Append:
-            numbered = [(id, kind, data) for id, (kind, data) in zip(ids, entries, strict=True)]
-            delay = max(0, wake - self.now_ms())
-            return self.store.suspend(before, after, numbered, delay=delay, awaits=awaits, seen=seen, status=status)
-
-        if self._leave(entries, send) is not Append.NEWS:
-            self.ended = Suspended(f"The run waits for {about}.")
-            raise self.ended
-        self.telling.stay()
-
     def retry(self, delay: float, retries: int, message: bytes, error: BaseException | None) -> None:
         """Celery has stored RETRY: the next attempt starts from the ticket after `delay` seconds."""
-        reopened, failed = self._to_blame(error)
+        reopened, failed = to_blame(self, error)
         entry = fmt.pack_retry(self.run, retries, reopened, failed)
         ms = max(0, int(delay * 1000))
-        self._leave([("retry", entry)], lambda b, a, ids: self.store.retry(b, a, ids[0], entry, ms, retries, message))
-
-    def _to_blame(self, error: BaseException | None) -> tuple[list[Identity], list[Identity]]:
-        """Steps whose recorded failure is what left the body, and the one whose failure is not recorded yet."""
-        chain: list[BaseException] = []
-        todo = [error]
-        while todo:
-            link = todo.pop()
-            if link is not None and not any(link is known for known in chain):
-                chain.append(link)
-                todo += (link.__cause__, link.__context__, getattr(link, "exc", None), *getattr(link, "exceptions", ()))
-        reopened = [
-            identity
-            for raised, identity in self.raised
-            if identity not in self.journal.once and any(raised is link for link in chain)
-        ]
-        reopened += [failure.identity for failure in self.failures if not failure.called]
-        return list(dict.fromkeys(reopened)), [failure.identity for failure in self.failures if failure.called]
+        self.leave([("retry", entry)], lambda b, a, ids: self.store.retry(b, a, ids[0], entry, ms, retries, message))
 
     def finish(self, outcome: str, value: bytes, *, stored: str = "", whatever: bool = False) -> bool:
         """Record the run's outcome. `stored`: Celery has stored this state already, so settle in the same round trip.
@@ -437,11 +311,12 @@ class Attempt:
                 return self.store.finish_and_settle(before, after, ids[0], entry, stored)
             return self.store.finish(before, after, ids[0], entry)
 
-        return self._leave([("finish", entry)], send, whatever) is not Append.DONE
+        return self.leave([("finish", entry)], send, whatever) is not Append.DONE
 
-    def _leave(
+    def leave(
         self, entries: Sequence[tuple[str, bytes]], send: Callable[[str, str, list[str]], Append], whatever: bool = False
     ) -> Append:
+        """Write the last entries of this attempt. RunCancelled if the run is, unless it is to be written `whatever` happened."""
         self.telling.leave()
 
         def unless_cancelled(before: str, after: str, ids: list[str]) -> Append:
@@ -465,6 +340,6 @@ def active_attempt() -> Attempt:
     if attempt is None or not attempt.active:
         raise NoActiveRun
     # asyncio.to_thread and others copy the context. In a handler, the verb says why it cannot be there.
-    if attempt._thread != threading.get_ident() and not attempt.in_handler:
+    if attempt.thread != threading.get_ident() and not attempt.in_handler:
         raise NoActiveRun("There is no active run in this thread: call steps in the thread of the task's body.")
     return attempt

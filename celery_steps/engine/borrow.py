@@ -10,6 +10,7 @@ from typing import Any
 from celery_steps.engine import entries as fmt
 from celery_steps.engine.attempt import Attempt
 from celery_steps.engine.journal import Journal
+from celery_steps.engine.pause import suspend
 from celery_steps.errors import StoreLost, StoreUnavailable
 from celery_steps.store.replies import Append
 
@@ -67,5 +68,5 @@ def _claim(attempt: Attempt, namespace: str, key: str, journal: Journal) -> None
         if time.monotonic() > until:
             # Jitter: two runs that each wait for the other's namespace must not come back in step.
             info = {"waiting_for": f"namespace {namespace}", "key": key}
-            attempt.suspend(f"namespace {namespace!r}", attempt.now_ms() + random.randint(500, 2000), info)
+            suspend(attempt, f"namespace {namespace!r}", attempt.now_ms() + random.randint(500, 2000), info)
         time.sleep(random.uniform(0.01, 0.05))  # short waits for a busy namespace stay in the worker

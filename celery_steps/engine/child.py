@@ -11,7 +11,7 @@ from celery_steps.codec import pack, unpack
 from celery_steps.engine.attempt import Attempt
 from celery_steps.engine.entries import Identity, Step
 from celery_steps.engine.identity import idempotency_key
-from celery_steps.engine.journal import Journal
+from celery_steps.engine.standing import Standing
 from celery_steps.engine.waiting import Ended, Wait, recorded
 from celery_steps.errors import ChildFailed, ResultError, StepTimeout
 from celery_steps.store.replies import Event
@@ -250,7 +250,7 @@ def child_detail(detail: bytes) -> tuple[int, bytes]:
     return began_at, frozen
 
 
-def cancel_children(journal: Journal, children: Children) -> None:
+def cancel_children(journal: Standing, children: Children) -> None:
     """Cancel every child that the run of this journal still waits for."""
     waits = [wait for identity, wait in journal.waits.items() if wait.verb == "run_task" and identity not in journal.steps]
     if waits:

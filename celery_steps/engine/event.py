@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from celery_steps.codec import PLAIN, Codec
-from celery_steps.engine.attempt import Attempt, Emission
+from celery_steps.engine.attempt import Attempt
 from celery_steps.engine.identity import check_namespace, idempotency_key
 from celery_steps.engine.once import run_step
 from celery_steps.engine.waiting import Ended, Wait
 from celery_steps.errors import StepsError
 from celery_steps.store.replies import Await, Event
 from celery_steps.times import duration, epoch_ms
+
+
+class Emission(NamedTuple):
+    """An event on its way: `to` one namespace, or whoever waits for it."""
+
+    event: str
+    data: Any
+    id: str
+    to: str | None = None
+    app: str | None = None  # only tasks of this Celery app are started by it
 
 
 class EventWait(Wait):

@@ -15,12 +15,14 @@ from typing import Any
 from celery_steps.codec import PLAIN
 from celery_steps.engine import entries as fmt
 from celery_steps.engine.at_most_once import Known, doubt, intend
-from celery_steps.engine.attempt import Attempt, Failure, Pause, handling
+from celery_steps.engine.attempt import Attempt, handling
 from celery_steps.engine.borrow import borrowed
 from celery_steps.engine.entries import Identity
+from celery_steps.engine.failure import Failure
 from celery_steps.engine.identity import NO_INPUT, idempotency_key
 from celery_steps.engine.journal import Journal
 from celery_steps.engine.loops import wait_for
+from celery_steps.engine.pause import Pause, rest
 from celery_steps.engine.retry import RetryPolicy
 from celery_steps.engine.timeout import within
 from celery_steps.errors import NoActiveRun, ResultError, StepTimeout
@@ -199,7 +201,7 @@ def _rest_until(call: Call, due: int) -> None:
         key, sequence = call.identity
         until = datetime.fromtimestamp(due / 1000, timezone.utc).isoformat()
         told = {"key": key, "sequence": sequence, "waiting_for": "retry", "until": until}
-        call.attempt.rest(Pause(f"retry of {key!r} (occurrence {sequence})", due, told))
+        rest(call.attempt, Pause(f"retry of {key!r} (occurrence {sequence})", due, told))
     elif left > 0 and call.attempt.store.skipped_ms is None:
         time.sleep(left / 1000)
 

@@ -1,6 +1,6 @@
 """What a namespace's journal tells of the past: attempts, and every record, also those that do not stand any more.
 
-Unlike `journal`, which an attempt trusts, it goes on behind an entry that cannot be read.
+Unlike `standing`, which an attempt trusts, it goes on behind an entry that cannot be read.
 """
 
 from __future__ import annotations

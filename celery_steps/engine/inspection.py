@@ -9,16 +9,16 @@ from celery_steps.codec import PLAIN, Codec
 from celery_steps.engine.attempt import Attempt
 from celery_steps.engine.entries import Step, hash_text
 from celery_steps.engine.identity import check_namespace
-from celery_steps.engine.journal import Journal
+from celery_steps.engine.standing import Standing
 
 
 def inspect_namespace(attempt: Attempt, namespace: str | None) -> list[dict[str, Any]]:
     """The completed records of the attempt's own journal, or of another namespace's as it is now."""
     if namespace is None or check_namespace(namespace, "step.inspect's namespace") == attempt.namespace:
         return records(attempt.namespace, attempt.journal.steps.values(), attempt.codec)
-    journal = Journal(attempt.store.elsewhere(namespace), attempt.run)
-    journal.absorb(journal.store.read("-"))
-    return records(namespace, journal.steps.values(), attempt.codec)
+    there = Standing(attempt.run)
+    there.absorb(attempt.store.elsewhere(namespace).read("-"))
+    return records(namespace, there.steps.values(), attempt.codec)
 
 
 def records(namespace: str, steps: Iterable[Step], codec: Codec) -> list[dict[str, Any]]:

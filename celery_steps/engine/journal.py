@@ -1,4 +1,4 @@
-"""A namespace's journal as one attempt knows it, and the one way to append to it.
+"""A namespace's journal as one attempt owns it, and the one way to append to it.
 
 Every append names the entry that it follows. So an owner that was replaced writes nothing, a write sent twice is recognised,
 and a journal that was lost or rolled back is noticed.
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 from uuid import uuid4
 
 from celery_steps.engine import entries as fmt
-from celery_steps.engine.entries import Call, Finish, Identity, Step, Wait
+from celery_steps.engine.standing import Standing
 from celery_steps.errors import AttemptEnded, JournalLost, LeaseLost, StepsError, StoreLost, StoreUnavailable
 from celery_steps.store.replies import Append, Await, Claim, Entry, Event
 
@@ -92,41 +92,18 @@ class _Waiting:
         self.error: BaseException | None = None
 
 
-class Journal:
-    """What the entries of a namespace say, for the run `run`.
+class Journal(Standing):
+    """The journal of a namespace, owned by an attempt of the run `run`.
 
     The threads of an attempt share it: one append is in flight at a time, and what waits meanwhile goes together in the next.
     """
 
     def __init__(self, store: JournalStore, run: str) -> None:
+        super().__init__(run)
         self.store = store
-        self.run = run
-        self.steps: dict[Identity, Step] = {}
-        self.started: Counter[Identity] = Counter()  # begun or failed without a recorded outcome
-        self.waits: dict[Identity, Wait] = {}  # begun; what they came to is in `steps`
-        self.intents: dict[Identity, tuple[bytes | None, bool]] = {}  # begun at most once: input's digest, has a rollback
-        self.once: set[Identity] = set()  # begun at most once, whatever became of it
-        self.undoable: list[Identity] = []  # what this run executed and can undo, oldest first
-        self.undone: set[Identity] = set()
-        self.undo_failures: Counter[Identity] = Counter()
-        self.rollback: tuple[str, bytes] | None = None  # this run's outcome, and the failure's value
-        self.spent: dict[Identity, int] = {}  # tries before the last reopening
-        self.due: dict[Identity, int] = {}  # when the next try begins, ms since 1970
-        self.rested = ""  # id of the entry with which this run last suspended
-        self.in_flight: Identity | None = None  # begun in the newest attempt that recorded what it began
-        self.calls: dict[str, Call] = {}  # the first of each task
-        self.finishes: dict[str, Finish] = {}  # by run
-        self.cancelled = False
-        self.paused = False
-        self.handed_over = False  # the worker of the newest attempt shuts down
-        self.verdict = ""  # of the main process: why the run has failed
-        self.epoch = 0  # how often `replace` began it anew
-        self.length = 0
         self.fence = 0
         self.uid = ""
         self._n = 0
-        self._writer = ""  # the run that the newest attempt belongs to
-        self._last = ""
         self._retries = 0
         self._borrowed = False
         self._left = False  # the run has ended or suspended: a branch that still runs must not append
@@ -135,137 +112,7 @@ class Journal:
 
     @property
     def tip(self) -> str:
-        return f"{self._last} {self.uid}"
-
-    # -- reading ----------------------------------------------------------------------------------------------------
-
-    def absorb(self, entries: Sequence[Entry]) -> None:
-        """Take entries into account, in their order."""
-        for entry in entries:
-            read = _READERS.get(entry.kind)
-            if read is not None:
-                read(self, entry)
-        if entries:
-            self._last = entries[-1].id
-            self.length += len(entries)
-
-    def _step(self, entry: Entry) -> None:
-        step = fmt.read_step(entry)
-        self.steps.setdefault((step.key, step.sequence), step)
-        if step.undo and step.ok and self._writer == self.run:
-            self.undoable.append((step.key, step.sequence))
-        if self.intents:
-            self.intents.pop((step.key, step.sequence), None)
-
-    def _wait(self, entry: Entry) -> None:
-        wait = fmt.read_wait(entry)
-        self.waits.setdefault((wait.key, wait.sequence), wait)
-
-    def _start(self, entry: Entry) -> None:
-        key, sequence = fmt.read(entry)
-        self.started[key, sequence] += 1
-        self.in_flight = (key, sequence)
-
-    def _intent(self, entry: Entry) -> None:
-        key, sequence, digest, undo = fmt.read(entry)
-        self.intents[key, sequence] = digest, undo
-        self.once.add((key, sequence))
-        self.started[key, sequence] += 1
-        self.in_flight = (key, sequence)
-
-    def _tried(self, entry: Entry) -> None:
-        key, sequence, due, _ = fmt.read(entry)
-        self.due[key, sequence] = due
-
-    def _resolve(self, entry: Entry) -> None:
-        run, key, sequence, how, value = fmt.read(entry)
-        if run != self.run or (key, sequence) not in self.intents:
-            return
-        digest, undo = self.intents.pop((key, sequence))
-        if how != "rerun":
-            self.steps.setdefault((key, sequence), Step(entry.id, key, sequence, digest, how == "done", value, None, 0, 0))
-        if how == "done" and undo:
-            self.undoable.append((key, sequence))
-
-    def _roll_back(self, entry: Entry) -> None:
-        run, outcome, value = fmt.read(entry)
-        if run == self.run:
-            self.rollback = (outcome, value)
-
-    def _reopen(self, entry: Entry) -> None:
-        run, anew, undoing = fmt.read(entry)
-        for key, sequence in anew:
-            self._forget((key, sequence))
-        if run == self.run:
-            self.finishes.pop(run, None)
-            self.cancelled, self.verdict = False, ""
-            self.undo_failures.clear()
-            if not undoing:
-                self.rollback = None
-
-    def _forget(self, identity: Identity) -> None:
-        """This step loses its outcome, its next one is another."""
-        self.steps.pop(identity, None)
-        self.spent[identity] = self.started[identity]
-        for known in (self.intents, self.due):
-            known.pop(identity, None)  # type: ignore[attr-defined]
-        if self.waits.pop(identity, None) is not None:
-            self.started[identity] += 1
-        self.undoable = [other for other in self.undoable if other != identity]
-        self.undone.discard(identity)
-
-    def _undo(self, entry: Entry) -> None:
-        key, sequence, ok, _ = fmt.read(entry)
-        if self._writer != self.run:
-            return
-        if ok:
-            self.undone.add((key, sequence))
-        else:
-            self.undo_failures[key, sequence] += 1
-
-    def _borrow(self, entry: Entry) -> None:
-        self._writer = fmt.read_call(entry).run
-
-    def _call(self, entry: Entry) -> None:
-        call = fmt.read_call(entry)
-        self.handed_over, self._writer = False, call.run
-        self.calls.setdefault(call.task, call)
-
-    def _suspend(self, entry: Entry) -> None:
-        if fmt.read(entry)[0] == self.run:
-            self.rested = entry.id
-
-    def _retry(self, entry: Entry) -> None:
-        _, _, reopened, failed = fmt.read(entry)
-        for key, sequence in reopened:
-            self._forget((key, sequence))
-        self.started.update((key, sequence) for key, sequence in failed)
-
-    def _finish(self, entry: Entry) -> None:
-        finish = fmt.read_finish(entry)
-        self.finishes[finish.run] = finish
-        if finish.outcome == "replaced":  # what takes its place starts with an empty journal
-            for known in (self.steps, self.waits, self.undoable, self.intents, self.spent, self.due, self.started, self.calls):
-                known.clear()
-            self.epoch += 1
-
-    def _cancel(self, entry: Entry) -> None:
-        run, _ = fmt.read(entry)
-        self.cancelled = self.cancelled or run == self.run
-
-    def _pause(self, entry: Entry) -> None:
-        run, _ = fmt.read(entry)
-        if run == self.run:
-            self.paused = entry.kind == "pause"
-
-    def _handover(self, entry: Entry) -> None:
-        run, _ = fmt.read(entry)
-        self.handed_over = self.handed_over or run == self.run
-
-    def _verdict(self, entry: Entry) -> None:
-        run, reason = fmt.read(entry)
-        if run == self.run:
-            self.verdict = reason
+        return f"{self.last} {self.uid}"
 
     # -- owning -----------------------------------------------------------------------------------------------------
 
@@ -304,7 +151,7 @@ class Journal:
         if mine is None:
             raise JournalLost(f"The journal of {self.store.namespace!r} was lost while it was claimed: the claim is not in it.")
         _refuse_others(entries[mine + 1 :])
-        self.fence, self.uid, self._n, self._last = claim.fence, claim.uid, 0, entries[-1].id
+        self.fence, self.uid, self._n, self.last = claim.fence, claim.uid, 0, entries[-1].id
         self.absorb(entries)
         if self.length > MANY_ENTRIES:
             logger.warning(
@@ -320,14 +167,14 @@ class Journal:
             claim, entries = self.store.borrow(uuid4().hex, entry)
             if claim.verdict == "OK":
                 known = [entry.id for entry in entries]
-                if self._last not in known:
+                if self.last not in known:
                     raise self.lost()
-                entries = entries[known.index(self._last) + 1 :]
+                entries = entries[known.index(self.last) + 1 :]
                 # BORROW knows no `expect`: whoever owned the namespace meanwhile may have recorded this step.
                 _refuse_others([entry for entry in entries if entry.id != f"{claim.fence}-0"])
         else:
             claim, entries = self.store.claim(
-                uuid4().hex, entry, retries=self._retries, message=b"", expect=self.fence, after=self._last
+                uuid4().hex, entry, retries=self._retries, message=b"", expect=self.fence, after=self.last
             )
         if claim.verdict == "LOST":
             raise self.lost()
@@ -441,8 +288,8 @@ class Journal:
             self._catch_up()
 
     def _catch_up(self) -> list[Entry]:
-        last, *beyond = self.store.read(self._last) or [Entry("", "", b"")]
-        if last.id != self._last:
+        last, *beyond = self.store.read(self.last) or [Entry("", "", b"")]
+        if last.id != self.last:
             raise self.lost()
         _refuse_others(beyond)
         self.absorb(beyond)
@@ -453,26 +300,3 @@ class Journal:
 def _refuse_others(entries: Sequence[Entry]) -> None:
     if any(entry.kind in ("attempt", "borrow") for entry in entries):
         raise LeaseLost
-
-
-_READERS: dict[str, Callable[[Journal, Entry], None]] = {
-    "step": Journal._step,
-    "wait": Journal._wait,
-    "suspend": Journal._suspend,
-    "start": Journal._start,
-    "intent": Journal._intent,
-    "tried": Journal._tried,
-    "resolve": Journal._resolve,
-    "rollback": Journal._roll_back,
-    "undo": Journal._undo,
-    "reopen": Journal._reopen,
-    "borrow": Journal._borrow,
-    "attempt": Journal._call,
-    "retry": Journal._retry,
-    "finish": Journal._finish,
-    "cancel": Journal._cancel,
-    "pause": Journal._pause,
-    "unpause": Journal._pause,
-    "handover": Journal._handover,
-    "verdict": Journal._verdict,
-}

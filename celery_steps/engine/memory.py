@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from itertools import count
 
 from celery_steps.codec import Codec
-from celery_steps.engine.attempt import Emission
 from celery_steps.engine.entries import NEVER
-from celery_steps.engine.event import encode_data
+from celery_steps.engine.event import Emission, encode_data
 from celery_steps.errors import StepsError
 from celery_steps.store.replies import Append, Await, Claim, Entry, Event
 

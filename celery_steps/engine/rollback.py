@@ -12,6 +12,7 @@ from celery_steps.engine import entries as fmt
 from celery_steps.engine.attempt import Attempt
 from celery_steps.engine.entries import Identity
 from celery_steps.engine.loops import wait_for
+from celery_steps.engine.pause import suspend
 from celery_steps.engine.retry import RetryPolicy
 from celery_steps.errors import StepsError
 
@@ -27,7 +28,7 @@ def begin(attempt: Attempt, outcome: str, value: bytes) -> None:
     attempt.leaving(attempt.journal.catch_up)
     if any(identity not in attempt.undos for identity in attempt.journal.undoable):
         # This attempt has not come by every step: one that replays the body has.
-        attempt.suspend("rollback", 0, {"waiting_for": "rollback", "until": None}, status="rolling_back")
+        suspend(attempt, "rollback", 0, {"waiting_for": "rollback", "until": None}, status="rolling_back")
 
 
 def undo(attempt: Attempt) -> None:
@@ -60,7 +61,8 @@ def _undo(attempt: Attempt, identity: Identity) -> bool:
         if pause is None:
             return False
         if pause > _SHORT:
-            attempt.suspend(
+            suspend(
+                attempt,
                 f"rollback of {key!r} (occurrence {sequence})",
                 attempt.now_ms() + int(pause * 1000),
                 {"key": key, "sequence": sequence, "waiting_for": "rollback", "until": None},

@@ -10,9 +10,10 @@ from urllib.parse import quote
 
 from celery_steps.codec import PLAIN
 from celery_steps.engine import entries as fmt
-from celery_steps.engine.attempt import Attempt, Pause
+from celery_steps.engine.attempt import Attempt
 from celery_steps.engine.entries import Identity, Step
 from celery_steps.engine.once import check_verb
+from celery_steps.engine.pause import Pause, suspend
 from celery_steps.errors import ResultError
 from celery_steps.store.replies import Append, Await, Event
 
@@ -205,4 +206,4 @@ def _rest(attempt: Attempt, going: Sequence[Wait], pauses: Sequence[Pause]) -> N
     awaits = [event for wait in going for event in wait.awaits()]
     seen = attempt.inbox_seen if inbox else ""
     info = {**min(told, key=lambda one: one["until"] or "9"), "waits": told} if len(told) > 1 else told[0]
-    attempt.suspend(about, wake, info, begun, awaits, seen, status)
+    suspend(attempt, about, wake, info, begun, awaits, seen, status)

@@ -6,9 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 from celery import Celery
-from kombu import serialization
 
-from celery_steps.codec import unpack
 from celery_steps.engine.entries import Identity, Step, pack_call, pack_reopen, pack_step
 from celery_steps.engine.identity import check_namespace
 from celery_steps.engine.journal import Journal
@@ -16,6 +14,7 @@ from celery_steps.errors import JournalLost, RunRefused
 from celery_steps.store.keys import RunId
 from celery_steps.store.replies import Append
 from celery_steps.worker import messages, runtime
+from celery_steps.worker.control import journal_of
 
 #: What ties a message to others: a copy has none of it.
 _TIES = ("chord", "chain", "group_id", "group_index", "link", "link_error", "reply_to", "root_id", "parent_id")
@@ -28,7 +27,7 @@ def retry(app: Celery, namespace: str, run: RunId, from_step: str | None, sequen
     after it is done anew. A rollback that was left undone goes on instead. RunRefused, JournalLost: nothing was changed.
     """
     store = runtime.of(app).main_store
-    journal = _journal(app, namespace, run)
+    journal = journal_of(app, namespace, run)
     undoing = from_step is None and any(step not in journal.undone for step in journal.undoable) and journal.rollback is not None
     anew = [] if undoing else _anew(journal, _from(journal, namespace, from_step, sequence))
     answer, status = store.reopen(namespace, run, uuid4().hex, pack_reopen(str(run), anew, undoing))
@@ -53,7 +52,7 @@ def fork(app: Celery, namespace: str, run: RunId, from_step: str | None, sequenc
     message = store.message(namespace, run)
     if message is None:
         raise JournalLost(f"The message of run {run.id} is gone: it cannot be forked.")
-    journal = _journal(app, namespace, run)
+    journal = journal_of(app, namespace, run)
     first = _from(journal, namespace, from_step, sequence)
     copied = [step for step in journal.steps.values() if first is None or _order(step) < _order(first)]
     copy = store.bind(to, RunId(run.task, id), f"fork/{id}", app.main or "").elsewhere(to)
@@ -74,13 +73,6 @@ def fork(app: Celery, namespace: str, run: RunId, from_step: str | None, sequenc
         copy.giveback("", "", [])
     _send(app, message, id, to)
     return id
-
-
-def _journal(app: Celery, namespace: str, run: RunId) -> Journal:
-    store = runtime.of(app).main_store
-    journal = Journal(store.bind(namespace, run, "", app.main or ""), str(run))
-    journal.absorb(list(store.entries(namespace)))
-    return journal
 
 
 def _order(step: Step) -> tuple[int, int]:
@@ -117,8 +109,7 @@ def _copied(codec: Any, namespace: str, to: str, step: Step) -> bytes:
 
 
 def _send(app: Celery, message: bytes, id: str, namespace: str) -> None:
-    _, name, content_type, encoding, data = unpack(message)
-    args, kwargs, options = serialization.loads(data, content_type, encoding, accept=[content_type])
+    name, args, kwargs, options = messages.opened(message)
     kept = {option: value for option, value in options.items() if option not in _TIES}
     headers = {name: value for name, value in (options.get("headers") or {}).items() if name != messages.TICKET}
     kept.pop("replaced_task_nesting", None)

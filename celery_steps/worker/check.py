@@ -7,9 +7,8 @@ from typing import Any
 
 from celery import Celery
 from celery.exceptions import Ignore, Reject, Retry
-from kombu import serialization
 
-from celery_steps.codec import input_digest, unpack
+from celery_steps.codec import input_digest
 from celery_steps.engine.attempt import Attempt, current
 from celery_steps.engine.entries import Identity
 from celery_steps.engine.history import History
@@ -72,8 +71,7 @@ def check(app: Celery, namespace: str, run: RunId, status: str) -> Check:
         return Check(**known, diverges=f"There is no durable task {run.task!r} in this code.")
     if message is None:
         return Check(**known, diverges="Its message is gone from Redis: it cannot be delivered again.")
-    _, _, content_type, encoding, data = unpack(message)
-    args, kwargs, options = serialization.loads(data, content_type, encoding, accept=[content_type])
+    _, args, kwargs, options = messages.opened(message)
     attempt = Rehearsal(
         store=Script(namespace, list(store.entries(namespace))),
         run=str(run),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 from uuid import uuid4
 
@@ -13,10 +12,7 @@ from celery_steps.engine.entries import Identity, pack_control, pack_resolve
 from celery_steps.engine.journal import Journal
 from celery_steps.errors import JournalLost, RunRefused, StepFailed
 from celery_steps.store.keys import FINAL, RunId
-from celery_steps.store.store import Store
 from celery_steps.worker import messages, runtime
-
-logger = logging.getLogger("celery_steps")
 
 #: What can be done instead, by the status that was found.
 _INSTEAD = {
@@ -29,6 +25,14 @@ _INSTEAD = {
 }
 
 
+def journal_of(app: Celery, namespace: str, run: RunId) -> Journal:
+    """The journal of a run as it is now."""
+    store = runtime.of(app).main_store
+    journal = Journal(store.bind(namespace, run, "", app.main or ""), str(run))
+    journal.absorb(list(store.entries(namespace)))
+    return journal
+
+
 def ask(app: Celery, namespace: str, run: RunId, what: str, entry: bytes) -> None:
     """Append a control entry to an open run; where it waits, it is published at once.
 
@@ -37,7 +41,7 @@ def ask(app: Celery, namespace: str, run: RunId, what: str, entry: bytes) -> Non
     store = runtime.of(app).main_store
     answer, detail = store.control(namespace, run, what=what, nonce=uuid4().hex, entry=entry)
     if answer == "OK":
-        _publish(app, store, namespace, run)
+        messages.publish_soon(app, store, namespace, run)
         return
     where = f"Run {run.id} ({run.task}) in namespace {namespace!r}"
     if answer == "LOST":
@@ -70,16 +74,14 @@ def resolve(app: Celery, namespace: str, run: RunId, key: str | None, sequence: 
 
 
 def _in_doubt(app: Celery, namespace: str, run: RunId, key: str | None, sequence: int) -> Identity:
-    store = runtime.of(app).main_store
-    journal = Journal(store.bind(namespace, run, "", app.main or ""), str(run))
-    journal.absorb(list(store.entries(namespace)))
+    journal, status = journal_of(app, namespace, run), runtime.of(app).main_store.status(namespace, run)
     doubts = list(journal.intents)
     named = ", ".join(f"{key!r} (occurrence {sequence})" for key, sequence in doubts) or "none"
     found = [doubt for doubt in doubts if key is None or doubt == (key, sequence)]
-    if store.status(namespace, run) != "in_doubt" or not found:
+    if status != "in_doubt" or not found:
         asked = "nothing" if key is None else f"{key!r} (occurrence {sequence})"
         raise RunRefused(
-            f"Run {run.id} ({run.task}) in namespace {namespace!r} is {store.status(namespace, run)}; steps in doubt: {named}. "
+            f"Run {run.id} ({run.task}) in namespace {namespace!r} is {status}; steps in doubt: {named}. "
             f"There is nothing to resolve{'' if key is None else f' about {asked}'}."
         )
     if len(found) > 1:
@@ -91,10 +93,3 @@ def cancel_unknown(app: Celery, task_id: str) -> None:
     """A task that has not begun a step: a mark for its first claim, and Celery's revoke for the workers that run now."""
     runtime.of(app).main_store.mark_cancelled(task_id)
     app.control.revoke(task_id)
-
-
-def _publish(app: Celery, store: Store, namespace: str, run: RunId) -> None:
-    try:
-        messages.publish_if_due(app, store, namespace, run)
-    except Exception as error:  # the broker is away: the sweepers have the ticket
-        logger.warning("Run %s is due and could not be published yet: %s", run, error)

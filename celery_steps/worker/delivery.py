@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import logging
-import os
 import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
-from datetime import datetime, timezone
 from typing import Any
 
-from celery import signals, states
+from celery import signals
 from celery.app.task import Context, Task
 from celery.exceptions import Ignore, Reject, Retry
-from celery.utils.time import maybe_iso8601
 
 from celery_steps.codec import Codec, input_digest
 from celery_steps.engine import rollback
-from celery_steps.engine.attempt import Attempt, Refused, current
+from celery_steps.engine.attempt import Attempt, current
 from celery_steps.engine.child import cancel_children
 from celery_steps.engine.journal import JournalStore
+from celery_steps.engine.refusal import Refused
 from celery_steps.errors import (
     AttemptEnded,
     JournalLost,
@@ -37,26 +33,18 @@ from celery_steps.errors import (
 )
 from celery_steps.store.binding import Binding
 from celery_steps.store.keys import RunId
-from celery_steps.store.replies import Claim
 from celery_steps.store.store import Store
-from celery_steps.worker import events, messages
+from celery_steps.worker import events, messages, process
 from celery_steps.worker.beside import PROMPT, beside
 from celery_steps.worker.children import WorkerChildren
 from celery_steps.worker.heartbeat import Heartbeat
+from celery_steps.worker.known import Known
 from celery_steps.worker.result import Result
 
 logger = logging.getLogger("celery_steps")
 
 #: The delivery in this context; it stays after its body, for the hooks that Celery calls once the result is stored.
 latest: ContextVar[Delivery | None] = ContextVar("celery_steps_delivery", default=None)
-
-_started_at = time.time_ns()
-_serial = itertools.count(1)
-
-
-def token_prefix(hostname: str, pid: int) -> str:
-    """How the tokens of a process begin: the main process finds a dead child's runs by it."""
-    return f"{hostname}/{pid}/"
 
 
 class Delivery:
@@ -69,7 +57,7 @@ class Delivery:
         self.heartbeat = heartbeat
         self.result = Result(task, request)
         self.run_id = RunId(task.name, request.id, request.replaced_task_nesting)
-        token = f"{token_prefix(request.hostname, os.getpid())}{_started_at}/{next(_serial)}"
+        token = process.token(request.hostname)
         self.binding: Binding = store.bind(namespace, self.run_id, token, task.app.main or "")
         self._retry: tuple[float, int, bytes] | None = None  # delay, retries, message: prepared by retry()
         self._unthrown: Retry | None = None
@@ -102,6 +90,7 @@ class Delivery:
             record_input=settings.record_input,
             request=request,
         )
+        self.known = Known(self.attempt, self.binding, self.result, self._hold)
 
     # -- the body ---------------------------------------------------------------------------------------------------
 
@@ -133,8 +122,11 @@ class Delivery:
             return value
         except Refused as refused:
             try:
-                return self._known(refused.claim)
-            except (Ignore, JournalLost):
+                return self.known.answer(refused.claim)
+            except Ignore:
+                raise
+            except JournalLost:
+                self.final = True
                 raise
             except (AttemptEnded, Exception) as error:  # what is known stays; the ticket comes again
                 self._close()
@@ -196,7 +188,7 @@ class Delivery:
         elif isinstance(end, LeaseLost):
             logger.warning("%s[%s]: %s", self.task.name, self.request.id, end)
             if self.result.wrote_open:
-                self._put_back()
+                self.known.put_back()
             self._close()
         elif isinstance(end, Suspended):
             self._close()
@@ -260,56 +252,7 @@ class Delivery:
     def _publish_heads(self) -> None:
         """Runs that waited for this namespace: whoever sets them free publishes them."""
         while self.binding.heads:
-            self._publish(self.binding.heads.pop())
-
-    def _publish(self, run: RunId) -> None:
-        try:
-            messages.publish_if_due(self.task.app, self.store, self.binding.namespace, run)
-        except Exception as error:  # the broker is away: the ticket brings it, and our caller's result must not suffer
-            logger.warning("Run %s is due and could not be published yet: %s", run, error)
-
-    # -- an end that is known ---------------------------------------------------------------------------------------
-
-    def _known(self, claim: Claim) -> Any:
-        """The claim was refused. Returns the recorded result, or raises Ignore: the ticket brings the run back, or it is over."""
-        if claim.verdict == "SETTLING" and self.result.wrote_open:
-            time.sleep(min(claim.wait, 500) / 1000)  # our STARTED may lie over the final state: look again
-            try:
-                self.attempt.open()
-            except Refused as refused:
-                return self._known(refused.claim)
-        if claim.verdict == "SETTLED" and self.result.wrote_open:
-            self._restore(claim.detail.split()[0])
-        if claim.verdict == "FINISHED":
-            return self._settle_known(claim.detail)
-        raise Ignore(f"The run is {claim.verdict.lower()}.")
-
-    def _settle_known(self, entry_id: str) -> Any:
-        if entry_id == "lost":
-            if self.result.state() not in states.READY_STATES:
-                self.final = True
-                raise self.attempt.journal.lost()
-            self.result.count_for_chord()
-            self.binding.settle("failed")
-            raise Ignore("The run's journal was lost.")
-        finish = self.attempt.journal.finishes[self.attempt.run]
-        if finish.outcome == "succeeded":
-            if self.result.state() not in states.READY_STATES:
-                self._hold(self.binding)
-                return self.result.decoded(finish.value)  # to Celery once more, which sends callbacks and stores it
-            self.result.count_for_chord()
-        self.binding.settle(_STATUS[finish.outcome])
-        raise Ignore("The run is finished.")
-
-    def _restore(self, status: str) -> None:
-        """What was stored over another attempt's end, which is settled, is replaced by that end."""
-        finish = self.attempt.journal.finishes.get(self.attempt.run)
-        if finish is not None and finish.outcome == "succeeded":
-            self.result.put_back(states.SUCCESS, self.result.decoded(finish.value))
-        elif finish is not None and status == "failed":
-            self.result.put_back(states.FAILURE, self.attempt.codec.decode_failure(finish.value))
-        elif finish is not None and status == "cancelled":
-            self.result.revoke()
+            messages.publish_soon(self.task.app, self.store, self.binding.namespace, self.binding.heads.pop())
 
     # -- hooks: Celery has stored a state ---------------------------------------------------------------------------
 
@@ -320,11 +263,11 @@ class Delivery:
             if self.attempt.owner:
                 value = self.attempt.codec.encode_failure(error or StepsError())
                 if not self._undo_and_finish(state, value):
-                    self._put_back()
+                    self.known.put_back()
             elif self.attempt.journal.length or self.final:
                 self.binding.settle(state)
         except LeaseLost:
-            self._put_back()
+            self.known.put_back()
         except Suspended:  # between two tries of an undo
             pass
         except (StepsError, AttemptEnded) as trouble:
@@ -332,21 +275,6 @@ class Delivery:
             logger.warning("%s[%s]: could not be settled yet: %s", self.task.name, self.request.id, trouble)
         finally:
             self._close()
-
-    def _put_back(self) -> None:
-        """We stalled for longer than the lease, and stored a state all the same: another attempt's end is put back."""
-        patience = time.monotonic() + self.store.settings.lease_ttl
-        try:
-            while f"{self.run_id}:outcome" in (fields := self.store.fields(self.binding.namespace)):
-                settled = fields.get(f"{self.run_id}:settled")
-                if settled is not None:
-                    self.attempt.journal.absorb(self.binding.read("-"))
-                    return self._restore(settled)
-                if time.monotonic() > patience:  # who was storing it has crashed: the ticket brings it again
-                    return None
-                time.sleep(0.1)
-        except StepsError as trouble:
-            logger.warning("%s[%s]: its state may be out of date: %s", self.task.name, self.request.id, trouble)
 
     def stored_retry(self) -> None:
         """Celery has stored RETRY: now the ticket becomes the retry."""
@@ -366,16 +294,11 @@ class Delivery:
         finally:
             self._close()
         if self._retry is not None and delay <= 0:
-            self._publish(self.run_id)
+            messages.publish_soon(self.task.app, self.store, self.binding.namespace, self.run_id)
 
     def prepare_retry(self, args: Any, kwargs: Any, options: dict[str, Any]) -> None:
         """retry() only prepares: the message becomes the ticket once Celery has stored RETRY."""
-        eta, countdown = maybe_iso8601(options.get("eta")), options.get("countdown") or 0
-        if isinstance(eta, datetime):
-            eta = eta if eta.tzinfo else eta.replace(tzinfo=timezone.utc)  # as Celery reads it
-            countdown = (eta - datetime.now(timezone.utc)).total_seconds()
-        message = self.snapshot.build(args, kwargs, options)
-        self._retry = (float(countdown), options["retries"], message)
+        self._retry = self.snapshot.retry(args, kwargs, options)
 
     def unthrown(self, retry: Retry) -> None:
         """retry(throw=False): the retry is the outcome all the same."""
@@ -387,16 +310,6 @@ def _let_go(task_id: str = "", **_: Any) -> None:
     delivery = latest.get()
     if delivery is not None and delivery.request.id == task_id:
         delivery.heartbeat.drop(delivery.binding)
-
-
-_STATUS = {
-    "succeeded": "succeeded",
-    "ignored": "succeeded",
-    "replaced": "succeeded",
-    "failed": "failed",
-    "rejected": "failed",
-    "cancelled": "cancelled",
-}
 
 
 def _call_digest(args: Any, kwargs: Any) -> bytes | None:

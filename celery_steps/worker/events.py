@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-
 from celery import Celery
 
-from celery_steps.engine.attempt import Emission
-from celery_steps.engine.event import encode_data, event_data, matches
+from celery_steps.engine.event import Emission, encode_data, event_data, matches
 from celery_steps.errors import RunRefused
-from celery_steps.store.keys import RunId
 from celery_steps.worker import messages, runtime, triggers
-
-logger = logging.getLogger("celery_steps")
 
 
 def emit(app: Celery, emission: Emission) -> int:
@@ -34,7 +28,8 @@ def _to_namespace(app: Celery, emission: Emission, namespace: str, data: bytes) 
             f"The event {emission.event!r} was refused: every run of namespace {namespace!r} is finished, so nobody would take "
             "it. Send it to another namespace, or start a run there first."
         )
-    _publish(app, namespace, delivered.due)
+    for run in delivered.due:
+        messages.publish_soon(app, store, namespace, run)
     return min(1, delivered.reached)  # the first that waits takes it
 
 
@@ -49,14 +44,6 @@ def _to_everyone(app: Celery, emission: Emission, data: bytes) -> int:
             delivered = parts.store.deliver(waiter.namespace, emission.event, id, data, run=waiter.run, wait=waiter.wait)
             if delivered is not None:
                 reached += 1
-                _publish(app, waiter.namespace, delivered.due)
+                for run in delivered.due:
+                    messages.publish_soon(app, parts.store, waiter.namespace, run)
     return reached
-
-
-def _publish(app: Celery, namespace: str, due: list[RunId]) -> None:
-    """Runs that an event woke: whoever woke them publishes them."""
-    for run in due:
-        try:
-            messages.publish_if_due(app, runtime.of(app).store, namespace, run)
-        except Exception as error:  # the broker is away: the sweepers have the ticket
-            logger.warning("Run %s was woken and could not be published yet: %s", run, error)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from copy import deepcopy
+from datetime import datetime, timezone
 from typing import Any
 
 from celery import Celery
 from celery.app.task import Context, Task
+from celery.utils.time import maybe_iso8601
 from kombu import serialization
 
 from celery_steps.codec import pack, unpack
 from celery_steps.store.keys import RunId
 from celery_steps.store.store import Store
+
+logger = logging.getLogger("celery_steps")
 
 #: Header of a message that comes from a ticket: its run is known, so it claims before its body.
 TICKET = "steps_ticket"
@@ -58,11 +63,24 @@ class Snapshot:
         content_type, encoding, data = serialization.dumps([args, kwargs, kept], serializer=serializer)
         return pack([_FORMAT, self._task.name, content_type, encoding, data])
 
+    def retry(self, args: Any, kwargs: Any, options: dict[str, Any]) -> tuple[float, int, bytes]:
+        """A retry as a ticket: how long it waits, in s, its number, its message."""
+        eta, countdown = maybe_iso8601(options.get("eta")), options.get("countdown") or 0
+        if isinstance(eta, datetime):
+            eta = eta if eta.tzinfo else eta.replace(tzinfo=timezone.utc)  # as Celery reads it
+            countdown = (eta - datetime.now(timezone.utc)).total_seconds()
+        return float(countdown), options["retries"], self.build(args, kwargs, options)
+
+
+def opened(message: bytes) -> tuple[str, Any, Any, dict[str, Any]]:
+    """What a stored message says: task, args, kwargs, options."""
+    _, name, content_type, encoding, data = unpack(message)
+    return name, *serialization.loads(data, content_type, encoding, accept=[content_type])
+
 
 def publish(app: Celery, message: bytes, **extra: Any) -> None:
     """Send a stored message. Not through apply_async: that is overridden in many projects."""
-    _, name, content_type, encoding, data = unpack(message)
-    args, kwargs, options = serialization.loads(data, content_type, encoding, accept=[content_type])
+    name, args, kwargs, options = opened(message)
     app.send_task(name, args, kwargs, task_type=app.tasks.get(name), add_to_parent=False, **options, **extra)
 
 
@@ -75,3 +93,11 @@ def publish_if_due(app: Celery, store: Store, namespace: str, run: RunId) -> boo
         return False
     publish(app, message)
     return True
+
+
+def publish_soon(app: Celery, store: Store, namespace: str, run: RunId) -> None:
+    """As `publish_if_due`; while that cannot be, the sweepers have the ticket, and what the caller does must not suffer."""
+    try:
+        publish_if_due(app, store, namespace, run)
+    except Exception as error:  # the broker or Redis is away
+        logger.warning("Run %s is due and could not be published yet: %s", run, error)

@@ -17,6 +17,7 @@ from celery import Celery, bootsteps
 from celery_steps.errors import SettingsError, StepsError, StoreUnavailable
 from celery_steps.store.client import address_of
 from celery_steps.store.keys import RunId
+from celery_steps.store.server import Server
 from celery_steps.worker import messages, runtime, triggers
 from celery_steps.worker.verdicts import give_back, hand_over
 
@@ -89,7 +90,7 @@ class Sweeper(bootsteps.StartStopStep):  # type: ignore[misc]
         parts = runtime.of(self._app)
         try:
             _warn_of_sharing(self._app, parts)
-            for warning in parts.store.check():
+            for warning in Server(parts.store).check():
                 logger.warning(warning)
         except StoreUnavailable as error:
             logger.critical("%s Durable tasks wait for it.", error)

@@ -10,8 +10,7 @@ from celery.app.task import Task
 from kombu import serialization
 from kombu.entity import Queue
 
-from celery_steps.engine.attempt import Emission
-from celery_steps.engine.event import check_event
+from celery_steps.engine.event import Emission, check_event
 from celery_steps.errors import ResultError, StepsError
 from celery_steps.store.triggers import Subscriber, Triggers
 from celery_steps.worker import messages, runtime

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import signal as signals
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from billiard.common import TERM_SIGNAME
 from billiard.einfo import ExceptionWithTraceback
-from billiard.pool import ApplyResult
 from celery.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
-from celery.platforms import signals as by_name
 from celery.worker import state
 from celery.worker.request import Request as CeleryRequest
 
@@ -24,15 +19,12 @@ from celery_steps.engine.journal import Journal
 from celery_steps.errors import StepsError, StoreUnavailable
 from celery_steps.store.keys import RunId
 from celery_steps.store.replies import Verdict
-from celery_steps.worker import messages, runtime
+from celery_steps.worker import messages, process, runtime
 from celery_steps.worker.children import WorkerChildren
-from celery_steps.worker.delivery import token_prefix
 from celery_steps.worker.revoke import cancel
 
 logger = logging.getLogger("celery_steps")
 
-#: Seconds for which a child may run its `finally` blocks after a signal, before it gets SIGKILL.
-_GRACE = 0.5
 _CELERY = Verdict("CELERY")
 
 
@@ -125,9 +117,9 @@ class Request(CeleryRequest):  # type: ignore[misc]
 
     def _at_hard_limit(self, error: TimeLimitExceeded) -> Verdict:
         """Billiard tells of the limit before it ends the child: end it first."""
-        child = self._child()
+        child = process.child_of(self)
         if child is not None:
-            _kill(child)
+            process.kill(child)
         run = self._run()
         try:
             if _shutting_down() and self._release(run):
@@ -152,7 +144,7 @@ class Request(CeleryRequest):  # type: ignore[misc]
         if not self.time_start or run is None:
             super().terminate(pool, signal)
             return
-        number = self._end(pool, signal)
+        number = process.end(self, pool, signal)
         try:
             found = self._verdict(run, "cancelled", "revoked")
             if found.verdict in ("CELERY", "TAKEN"):
@@ -202,10 +194,10 @@ class Request(CeleryRequest):  # type: ignore[misc]
 
     def cancel(self, pool: Any, signal: Any = None, **options: Any) -> None:
         """The child is ended though nobody wants the task ended: another worker carries on at once."""
-        if not self.time_start or self._child() is None:
+        if not self.time_start or process.child_of(self) is None:
             super().cancel(pool, signal, **options)
             return
-        self._end(pool, signal)
+        process.end(self, pool, signal)
         try:
             if self._release(self._run()):
                 self._gone()
@@ -227,7 +219,7 @@ class Request(CeleryRequest):  # type: ignore[misc]
 
     def give_back(self, pool: Any) -> None:
         """The worker ends now and takes its children along: free what this one holds."""
-        if self._child() is not None and not self._already_cancelled and not self._already_revoked:
+        if process.child_of(self) is not None and not self._already_cancelled and not self._already_revoked:
             self.cancel(pool)
 
     def _release(self, run: _Run | None) -> bool:
@@ -248,13 +240,8 @@ class Request(CeleryRequest):  # type: ignore[misc]
         except StepsError:
             return None
 
-    def _child(self) -> int | None:
-        """The process id of the pool's child that has this task, None where tasks run in this process."""
-        result = self._apply_result() if self._apply_result is not None else None
-        return self.worker_pid if isinstance(result, ApplyResult) else None
-
     def _process(self) -> str:
-        return token_prefix(self.hostname, self._child() or os.getpid())
+        return process.token_prefix(self.hostname, process.child_of(self) or os.getpid())
 
     def _verdict(self, run: _Run | None, what: str, reason: str) -> Verdict:
         """VERDICT: the child is dead, the main process speaks for it."""
@@ -293,12 +280,8 @@ class Request(CeleryRequest):  # type: ignore[misc]
             self._publish(run._replace(id=head))
 
     def _publish(self, run: _Run | None) -> None:
-        if run is None:
-            return
-        try:
-            messages.publish_if_due(self._app, run.parts.main_store, run.namespace, run.id)
-        except Exception as error:  # the broker or Redis is away: the sweepers have the ticket
-            logger.warning("Run %s could not be published yet: %s", run.id, error)
+        if run is not None:
+            messages.publish_soon(self._app, run.parts.main_store, run.namespace, run.id)
 
     def _requeue(self, error: StoreUnavailable) -> None:
         """Nobody can say whether the run is open: the message comes back, and claims before its body."""
@@ -311,18 +294,6 @@ class Request(CeleryRequest):  # type: ignore[misc]
         state.task_ready(self)
         self.send_event("task-cancelled")
         self._already_cancelled = True
-
-    def _end(self, pool: Any, signal: Any) -> int:
-        """End the child or the greenlet with this signal, and make sure that it is dead. Returns the signal's number."""
-        number: int = by_name.signum(signal or TERM_SIGNAME)
-        child = self._child()
-        pool.terminate_job(self.worker_pid, number)
-        result = self._apply_result() if self._apply_result is not None else None
-        if result is not None:
-            result.terminate(number)
-        if child is not None and not _is_dead(child, _GRACE):
-            _kill(child)
-        return number
 
 
 def give_back(pool: Any) -> None:
@@ -341,25 +312,3 @@ def hand_over() -> None:
 
 def _shutting_down() -> bool:
     return state.should_terminate is not None and state.should_terminate is not False
-
-
-def _kill(child: int) -> None:
-    if not _is_dead(child, 0):
-        os.kill(child, signals.SIGKILL)
-        _is_dead(child, _GRACE)
-
-
-def _is_dead(child: int, within: float) -> bool:
-    """Whether a child has ended; its exit status is left to the pool."""
-    if not hasattr(os, "waitid"):  # macOS before Python 3.13: it is not known
-        return False
-    end = time.monotonic() + within
-    while True:
-        try:
-            if os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None:
-                return True
-        except ChildProcessError:
-            return True
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.002)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_steps.engine.entries import pack_control
 from celery_steps.store.keys import RunId
-from celery_steps.worker.delivery import token_prefix
+from celery_steps.worker.process import token_prefix
 from celery_steps.worker.sweeper import sweep
 from crash.lanes import Exit, Lane, Spawn
 from crash.programs import app, noted

@@ -16,7 +16,7 @@ import pytest
 
 from celery_steps import LeaseLost, StepsError, current_step, step
 from celery_steps.codec import Codec
-from celery_steps.engine.attempt import Emission
+from celery_steps.engine.event import Emission
 from celery_steps.engine.memory import MemoryStore, deliver
 from celery_steps.engine.parallel import Future
 from celery_steps.store.replies import Append, Claim, Entry

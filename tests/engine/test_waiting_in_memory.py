@@ -12,7 +12,7 @@ from celery import Celery
 
 from celery_steps import DurableTask, StepsError, step
 from celery_steps.codec import Codec
-from celery_steps.engine.attempt import Emission
+from celery_steps.engine.event import Emission
 from celery_steps.engine.memory import deliver, inboxes
 from delivering import app_of_its_own
 from engine.conftest import Calls, Run

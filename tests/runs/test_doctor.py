@@ -11,7 +11,7 @@ from celery import Celery
 from celery_steps import DurableTask, Runs
 from celery_steps.doctor import Finding
 from celery_steps.store.index import Index
-from celery_steps.store.store import Store
+from celery_steps.store.server import Server
 from celery_steps.worker import runtime
 from delivering import app_of_its_own, deliver
 from runs.outside import make_due, store_of
@@ -39,8 +39,8 @@ def wrong(app: Celery) -> list[Finding]:
 
 def with_info(monkeypatch: pytest.MonkeyPatch, **fields: str) -> None:
     """INFO says this as well."""
-    info = Store.info
-    monkeypatch.setattr(Store, "info", lambda store: info(store) | fields)
+    info = Server.info
+    monkeypatch.setattr(Server, "info", lambda server: info(server) | fields)
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_replicas_are_told_of_with_what_a_failover_loses(app: Celery, monkeypatc
 
 
 def test_a_server_that_hides_info_is_a_warning(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Store, "info", lambda store: {})
+    monkeypatch.setattr(Server, "info", lambda server: {})
     (finding,) = wrong(app)
     assert "does not answer INFO" in finding.what
 
@@ -135,7 +135,7 @@ def test_an_unreachable_redis_is_an_error(durable_redis: RedisServer) -> None:
 
 
 def test_a_changed_partition_count_is_an_error(durable_redis: RedisServer, app: Celery) -> None:
-    store_of(app).check()
+    Server(store_of(app)).check()
     (finding,) = wrong(durable_app(durable_redis, steps_partitions=8))
     assert finding.level == "error"
     assert finding.do.startswith("set it back to 16")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from celery_steps.engine.attempt import Emission
+from celery_steps.engine.event import Emission
 from celery_steps.store.triggers import Triggers
 from celery_steps.worker import events
 from servers import RabbitServer, wait_until
