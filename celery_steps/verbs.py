@@ -16,6 +16,7 @@ from celery_steps.engine.identity import NO_INPUT
 from celery_steps.engine.inspection import inspect_namespace
 from celery_steps.engine.log import log as _log
 from celery_steps.engine.once import run_step
+from celery_steps.engine.patched import patched as _patched
 from celery_steps.engine.progress import progress as _progress
 from celery_steps.engine.retry import RetryPolicy
 from celery_steps.engine.sleep import sleep as _sleep
@@ -277,6 +278,14 @@ class Step:
         still owns the run.
         """
         return Parallel(Block(active_attempt(), max_workers, return_exceptions))
+
+    def patched(self, name: str) -> bool:
+        """Whether this run began with the code that has this change: True for new runs, False for those that were under way.
+
+        The answer is recorded when it is asked for first, so it holds for the run: `if self.step.patched("fraud check"): ...`.
+        Take it out again when `Runs.list` has no run left from before.
+        """
+        return _patched(active_attempt(), name)
 
     def inspect(self, namespace: str | None = None) -> list[dict[str, Any]]:
         """The completed records of this run's namespace, or of another: no command for one's own, one round trip for another.

@@ -200,8 +200,7 @@ def test_what_cannot_be_sent_is_refused_before_anything_is_recorded(app: Celery,
 
 @pytest.mark.parametrize("backend", ["", "rpc://"])
 def test_a_result_backend_that_cannot_be_read_is_refused(redis_server: RedisServer, backend: str) -> None:
-    app = make_app(redis_server)
-    app.conf.result_backend = backend or None
+    app = make_app(redis_server, result_backend=backend or None)
     tasks_of(app)
     with pytest.raises(SettingsError, match="cannot be read from"):
         WorkerChildren(app).freeze(Asked("add", [1], None, {}), ID, THE_PARENT, "step.run_task('child')")

@@ -119,7 +119,10 @@ def _unmet(attempt: Attempt) -> tuple[Identity, ...]:
     seen = {(key, nth + 1) for (ns, key), count in attempt.seen.items() if ns == attempt.namespace for nth in range(count)}
     history = History.of(attempt.store.read("-"))
     own = [past.identity for past in history.steps if past.attempt is not None and past.attempt.run == attempt.run]
-    return tuple(dict.fromkeys(step for step in own if step in attempt.journal.steps and step not in seen))
+    steps = attempt.journal.steps
+    # An answer of step.patched is there to be taken out of the code.
+    left = [step for step in own if step in steps and steps[step].verb != "patched" and step not in seen]
+    return tuple(dict.fromkeys(left))
 
 
 def _next(attempt: Attempt) -> Identity | None:
