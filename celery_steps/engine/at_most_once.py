@@ -35,7 +35,7 @@ def intend(
             except NotDone:
                 pass
     attempt.append([("intent", fmt.pack_intent(identity, digest, undo))], record=False)
-    attempt.before_effect()  # stalled meanwhile, it may not be the owner any more
+    attempt.ask()  # stalled meanwhile, it may not be the owner any more
     return None
 
 

@@ -16,7 +16,7 @@ from celery_steps.engine.entries import Identity
 from celery_steps.engine.failure import Failure, to_blame
 from celery_steps.engine.identity import check_key
 from celery_steps.engine.journal import Journal, JournalStore
-from celery_steps.engine.pause import suspend
+from celery_steps.engine.pause import Pause, rest
 from celery_steps.engine.refusal import Refused, refuse_to_go_on
 from celery_steps.engine.telling import Telling
 from celery_steps.errors import (
@@ -222,13 +222,16 @@ class Attempt:
         if self.journal.cancelled:
             self.ended = RunCancelled()
             raise self.ended
-        # Silence for half a lease, or a control entry that the heartbeat saw: ask.
+        self.ask()
+        if self.journal.paused:
+            rest(self, Pause("unpause", fmt.NEVER, {"waiting_for": "unpause", "until": None}, "paused"))
+        if self.journal.handed_over:
+            rest(self, Pause("another worker", 0, {"waiting_for": "another worker", "until": None}))
+
+    def ask(self) -> None:
+        """After silence for half a lease, or a control entry that the heartbeat saw: whether this attempt is still the owner."""
         if time.monotonic() - self.heard > self.lease / 2 or self.newest_fence > self.journal.fence:
             self.leaving(self.renew)
-        if self.journal.paused:
-            suspend(self, "unpause", fmt.NEVER, {"waiting_for": "unpause", "until": None}, status="paused")
-        if self.journal.handed_over:
-            suspend(self, "another worker", 0, {"waiting_for": "another worker", "until": None})
 
     def renew(self) -> None:
         """Ask whether this attempt still owns its namespace, and meet what was asked of it from outside."""

@@ -163,6 +163,8 @@ class Block:
         if attempt.ended is not None:
             raise attempt.ended
         if left_by is None:
+            if any(isinstance(branch.error, Pausing) and branch.error.pause.status == "in_doubt" for branch in self._branches):
+                self._rest()
             self._raise_first()
             if self._return_exceptions:
                 self._record_failures()
@@ -192,6 +194,7 @@ class Block:
         waits = self._waits()
         if not self._threads or self._first() is not None:
             return
+        self._attempt.before_effect()
         for kind in dict.fromkeys(type(wait) for wait in waits):
             kind.start([wait for wait in waits if type(wait) is kind])
 
@@ -250,6 +253,8 @@ class Block:
         if isinstance(work, Wait):
             pack = partial(_pack_dropped, work, dropped)
             failure = Failure(work.identity, dropped, pack, attempt.append, cause, called=False)
+        elif branch.is_over and work.identity in attempt.journal.intents:  # it may have had its effect: that stays a doubt
+            failure = None
         elif is_dropped or branch.is_over:
             failure = failure_of(work, dropped, attempt.clock(), cause, called=False)
         else:  # it is running, and is recorded if it ends while this attempt owns the run

@@ -252,7 +252,11 @@ def child_detail(detail: bytes) -> tuple[int, bytes]:
 
 def cancel_children(journal: Standing, children: Children) -> None:
     """Cancel every child that the run of this journal still waits for."""
-    waits = [wait for identity, wait in journal.waits.items() if wait.verb == "run_task" and identity not in journal.steps]
+    waits = [
+        wait
+        for identity, wait in journal.waits.items()
+        if wait.verb == "run_task" and identity not in journal.steps and journal.writers.get(identity) == journal.run
+    ]
     if waits:
         children.cancel([child_detail(wait.detail)[1] for wait in waits])
 

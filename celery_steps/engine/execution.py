@@ -49,12 +49,13 @@ class CurrentStep:
     idempotency_key: str
 
 
-_current_step: ContextVar[CurrentStep | None] = ContextVar("celery_steps_current_step", default=None)
+#: The step whose handler runs in this context.
+executing: ContextVar[CurrentStep | None] = ContextVar("celery_steps_current_step", default=None)
 
 
 def current_step() -> CurrentStep:
     """The step whose handler is running in this context. Raises NoActiveRun outside a handler."""
-    step = _current_step.get()
+    step = executing.get()
     if step is None:
         raise NoActiveRun("There is no step here: current_step() is for a handler that step.run calls.")
     return step
@@ -62,7 +63,7 @@ def current_step() -> CurrentStep:
 
 def step_of_handler(attempt: Attempt) -> CurrentStep | None:
     """The step whose handler speaks, None: the body does."""
-    return _current_step.get() if attempt.in_handler else None
+    return executing.get() if attempt.in_handler else None
 
 
 @dataclass(slots=True)
@@ -109,19 +110,21 @@ def _try(call: Call, journal: Journal, append: Append) -> Known | None:
     attempt.before_effect()
     step = _begin(call, journal)
     known = _intended(call, step) if options.get("at_most_once") else None
-    began = attempt.clock()
+    began, returned = attempt.clock(), False
     try:
         value = _called(call, step) if known is None else known.value
+        returned = True
         encoded = attempt.codec.encode(value, where="result", hint=hint, **call.where)
     except attempt.passing:
         raise
     except Exception as error:
-        if options.get("retry") is not None and _retried(call, journal, step.try_number, error):
+        retries = options.get("retry") is not None and not isinstance(error, attempt.prompt)
+        if retries and not returned and _retried(call, journal, step.try_number, error):
             return None
         if options.get("at_most_once") and isinstance(error, (StepTimeout, *attempt.prompt)):
             doubt(attempt, call.identity)  # it may have had its effect all the same
         call.failures.append(failure_of(call, error, began))
-        if options.get("retry") is not None or options.get("at_most_once"):
+        if retries or options.get("at_most_once"):
             _record_failure(call)
         raise
     reference = _referred(call, step, value, began) if attempt.before_commit is not None else None
@@ -142,11 +145,12 @@ def _begin(call: Call, journal: Journal) -> CurrentStep:
         number = attempt.journal.started[identity]
     else:
         number = attempt.journal.started[identity] + 1
-    return CurrentStep(*identity, call.namespace, number, idempotency_key(call.namespace, identity, journal.epoch))
+    key = idempotency_key(call.namespace, identity, journal.epoch, journal.redone[identity])
+    return CurrentStep(*identity, call.namespace, number, key)
 
 
 def _called(call: Call, step: CurrentStep) -> Any:
-    token, handling_token = _current_step.set(step), handling.set(call.attempt)
+    token, handling_token = executing.set(step), handling.set(call.attempt)
     try:
         timeout = call.options.get("timeout") if call.options else None
         if timeout is not None:
@@ -156,7 +160,7 @@ def _called(call: Call, step: CurrentStep) -> Any:
         return wait_for(value) if inspect.isawaitable(value) else value
     finally:
         handling.reset(handling_token)
-        _current_step.reset(token)
+        executing.reset(token)
 
 
 def _intended(call: Call, step: CurrentStep) -> Known | None:

@@ -38,5 +38,7 @@ def to_blame(attempt: Attempt, error: BaseException | None) -> tuple[list[Identi
         for raised, identity in attempt.raised
         if identity not in attempt.journal.once and any(raised is link for link in chain)
     ]
-    reopened += [failure.identity for failure in attempt.failures if not failure.called]
+    reopened += [
+        failure.identity for failure in attempt.failures if not failure.called and failure.identity not in attempt.journal.once
+    ]
     return list(dict.fromkeys(reopened)), [failure.identity for failure in attempt.failures if failure.called]

@@ -47,9 +47,11 @@ def check_options(options: dict[str, Any], known: tuple[str, ...]) -> None:
             raise StepsError(f"step.run has no option {name!r}: did you mean {nearest!r}? Options: {', '.join(known)}.")
 
 
-def idempotency_key(namespace: str, identity: Identity, epoch: int) -> str:
-    """Stable over every attempt. `epoch` tells the runs apart that `replace` puts into one namespace."""
-    parts: list[Any] = [namespace, *identity] + ([epoch] if epoch else [])
+def idempotency_key(namespace: str, identity: Identity, epoch: int, redone: int = 0) -> str:
+    """Stable over every attempt. `epoch` tells the runs apart that `replace` puts into one namespace; `redone`
+    tells how often the step was undone before: a payment that was refunded is not the one that is made anew.
+    """
+    parts: list[Any] = [namespace, *identity] + ([epoch, redone] if redone else [epoch] if epoch else [])
     return sha256(pack(parts)).hexdigest()[:32]
 
 

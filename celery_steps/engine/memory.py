@@ -92,6 +92,8 @@ class MemoryStore:
     ) -> Append:
         """Nobody leaves: the time until then is skipped."""
         if delay >= NEVER // 2:
+            if not awaits:
+                raise StepsError(f"Outside a worker nobody can end this wait ({status}): run it in a worker.")
             waits = ", ".join(repr(await_.event) for await_ in awaits)
             raise StepsError(
                 f"Outside a worker nobody can send the event {waits} while this runs: send it before, or give a timeout."

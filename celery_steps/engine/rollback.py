@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import inspect
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
 from celery_steps.codec import PLAIN
 from celery_steps.engine import entries as fmt
-from celery_steps.engine.attempt import Attempt
+from celery_steps.engine.attempt import Attempt, current, handling
 from celery_steps.engine.entries import Identity
+from celery_steps.engine.execution import CurrentStep, executing
+from celery_steps.engine.identity import idempotency_key
 from celery_steps.engine.loops import wait_for
 from celery_steps.engine.pause import suspend
 from celery_steps.engine.retry import RetryPolicy
@@ -43,6 +47,23 @@ def undo(attempt: Attempt) -> None:
                 return
 
 
+@contextmanager
+def _inside(attempt: Attempt, identity: Identity) -> Iterator[None]:
+    """An undo is a handler: log, progress and current_step() are there, other verbs say why they are not."""
+    key = idempotency_key(attempt.namespace, (f"undo {identity[0]}", identity[1]), attempt.journal.epoch)
+    step = CurrentStep(*identity, attempt.namespace, attempt.journal.undo_failures[identity] + 1, key)
+    tokens = current.set(attempt), handling.set(attempt), executing.set(step)
+    was, attempt.active = attempt.active, True
+    attempt.telling.stay()
+    try:
+        yield
+    finally:
+        attempt.active = was
+        current.reset(tokens[0])
+        handling.reset(tokens[1])
+        executing.reset(tokens[2])
+
+
 def _undo(attempt: Attempt, identity: Identity) -> bool:
     """One try. False: it was the last, and failed."""
     key, sequence = identity
@@ -51,9 +72,10 @@ def _undo(attempt: Attempt, identity: Identity) -> bool:
     try:
         if handler is None:
             raise StepsError(f"The code has no rollback= for step {key!r} (occurrence {sequence}) any more.")
-        done = handler(attempt.codec.decode(attempt.journal.steps[identity].value, hint=hint, **where))
-        if inspect.isawaitable(done):
-            wait_for(done)
+        with _inside(attempt, identity):
+            done = handler(attempt.codec.decode(attempt.journal.steps[identity].value, hint=hint, **where))
+            if inspect.isawaitable(done):
+                wait_for(done)
     except Exception as error:
         failure = attempt.codec.encode_failure(error, **where)
         attempt.append([("undo", fmt.pack_undo(identity, False, failure))], record=False)

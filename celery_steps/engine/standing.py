@@ -21,10 +21,12 @@ class Standing:
         self.steps: dict[Identity, Step] = {}
         self.started: Counter[Identity] = Counter()  # begun or failed without a recorded outcome
         self.waits: dict[Identity, Wait] = {}  # begun; what they came to is in `steps`
+        self.writers: dict[Identity, str] = {}  # the run that recorded or began it
         self.intents: dict[Identity, tuple[bytes | None, bool]] = {}  # begun at most once: input's digest, has a rollback
         self.once: set[Identity] = set()  # begun at most once, whatever became of it
         self.undoable: list[Identity] = []  # what this run executed and can undo, oldest first
         self.undone: set[Identity] = set()
+        self.redone: Counter[Identity] = Counter()  # how often it is done anew after it was undone
         self.undo_failures: Counter[Identity] = Counter()
         self.rollback: tuple[str, bytes] | None = None  # this run's outcome, and the failure's value
         self.spent: dict[Identity, int] = {}  # tries before the last reopening
@@ -55,6 +57,7 @@ class Standing:
     def _step(self, entry: Entry) -> None:
         step = fmt.read_step(entry)
         self.steps.setdefault((step.key, step.sequence), step)
+        self.writers.setdefault((step.key, step.sequence), self._writer)
         if step.undo and step.ok and self._writer == self.run:
             self.undoable.append((step.key, step.sequence))
         if self.intents:
@@ -63,6 +66,7 @@ class Standing:
     def _wait(self, entry: Entry) -> None:
         wait = fmt.read_wait(entry)
         self.waits.setdefault((wait.key, wait.sequence), wait)
+        self.writers.setdefault((wait.key, wait.sequence), self._writer)
 
     def _start(self, entry: Entry) -> None:
         key, sequence = fmt.read(entry)
@@ -82,12 +86,13 @@ class Standing:
 
     def _resolve(self, entry: Entry) -> None:
         run, key, sequence, how, value = fmt.read(entry)
-        if run != self.run or (key, sequence) not in self.intents:
+        if (key, sequence) not in self.intents:
             return
         digest, undo = self.intents.pop((key, sequence))
+        self.writers[key, sequence] = run
         if how != "rerun":
             self.steps.setdefault((key, sequence), Step(entry.id, key, sequence, digest, how == "done", value, None, 0, 0))
-        if how == "done" and undo:
+        if how == "done" and undo and run == self.run:
             self.undoable.append((key, sequence))
 
     def _roll_back(self, entry: Entry) -> None:
@@ -108,7 +113,10 @@ class Standing:
 
     def _forget(self, identity: Identity) -> None:
         """This step loses its outcome, its next one is another."""
+        if identity in self.undone:
+            self.redone[identity] += 1
         self.steps.pop(identity, None)
+        self.writers.pop(identity, None)
         self.spent[identity] = self.started[identity]
         for known in (self.intents, self.due):
             known.pop(identity, None)  # type: ignore[attr-defined]
@@ -120,6 +128,9 @@ class Standing:
     def _undo(self, entry: Entry) -> None:
         key, sequence, ok, _ = fmt.read(entry)
         if self._writer != self.run:
+            if ok:  # its effect is taken back: it does not stand for others either
+                self.undone.add((key, sequence))
+                self._forget((key, sequence))
             return
         if ok:
             self.undone.add((key, sequence))
@@ -148,7 +159,12 @@ class Standing:
         finish = fmt.read_finish(entry)
         self.finishes[finish.run] = finish
         if finish.outcome == "replaced":  # what takes its place starts with an empty journal
-            for known in (self.steps, self.waits, self.undoable, self.intents, self.spent, self.due, self.started, self.calls):
+            if finish.run.split("/")[1] != self.run.split("/")[1]:  # another task id: what this run recorded stays
+                for identity in [identity for identity, run in self.writers.items() if run == finish.run]:
+                    self._forget(identity)
+                return
+            begun = (self.waits, self.intents, self.spent, self.due, self.started, self.calls)
+            for known in (self.steps, self.writers, self.undoable, *begun):
                 known.clear()
             self.epoch += 1
 

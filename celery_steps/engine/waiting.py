@@ -136,8 +136,8 @@ def wait_for(attempt: Attempt, waits: Sequence[Wait], *, until_failure: bool = F
     going = list(waits)
     while going or pauses:
         attempt.before_effect()
+        now = attempt.now_ms()  # before the look: what came by a deadline is in the inbox then
         inbox = attempt.read_inbox() if any(wait.reads_inbox for wait in going) else []
-        now = attempt.now_ms()
         for kind in dict.fromkeys(type(one) for one in going):
             kind.prepare([one for one in going if type(one) is kind], now, inbox)
         ended: list[tuple[Wait, Ended]] = []

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from celery import Celery
 
-from celery_steps.engine.entries import Identity, Step, pack_call, pack_reopen, pack_step
+from celery_steps.engine.entries import Identity, Step, Wait, pack_call, pack_reopen, pack_step
 from celery_steps.engine.identity import check_namespace
 from celery_steps.engine.journal import Journal
 from celery_steps.errors import JournalLost, RunRefused
@@ -39,6 +39,9 @@ def retry(app: Celery, namespace: str, run: RunId, from_step: str | None, sequen
     if answer == "REFUSED":
         instead = "To do it once more, fork it." if status == "succeeded" else "Only what failed or was cancelled can be retried."
         raise RunRefused(f"{where} is {status}, so it cannot be retried. {instead}")
+    task = app.tasks.get(run.task)
+    if not undoing and (task is None or not task.ignore_result):  # the old end must not be taken for the new one
+        app.backend.store_result(run.id, {"waiting_for": "retry", "until": None}, "SUSPENDED")
     messages.publish_if_due(app, store, namespace, run)
 
 
@@ -54,7 +57,8 @@ def fork(app: Celery, namespace: str, run: RunId, from_step: str | None, sequenc
         raise JournalLost(f"The message of run {run.id} is gone: it cannot be forked.")
     journal = journal_of(app, namespace, run)
     first = _from(journal, namespace, from_step, sequence)
-    copied = [step for step in journal.steps.values() if first is None or _order(step) < _order(first)]
+    standing = [step for id, step in journal.steps.items() if id not in journal.undone]
+    copied = [step for step in standing if first is None or _order(step) < _order(first)]
     copy = store.bind(to, RunId(run.task, id), f"fork/{id}", app.main or "").elsewhere(to)
     if any(True for _ in store.entries(to)):
         raise RunRefused(f"Namespace {to!r} has a journal: fork into another one.")
@@ -75,7 +79,7 @@ def fork(app: Celery, namespace: str, run: RunId, from_step: str | None, sequenc
     return id
 
 
-def _order(step: Step) -> tuple[int, int]:
+def _order(step: Step | Wait) -> tuple[int, int]:
     ms, _, n = step.id.partition("-")
     return int(ms), int(n)
 
@@ -93,9 +97,14 @@ def _from(journal: Journal, namespace: str, key: str | None, sequence: int) -> S
 
 
 def _anew(journal: Journal, first: Step | None) -> list[Identity]:
-    anew = [id for id, step in journal.steps.items() if (not step.ok and id not in journal.once) or id in journal.undone]
+    own = {id: step for id, step in journal.steps.items() if journal.writers.get(id) == journal.run}
+    anew = [id for id, step in own.items() if (not step.ok and id not in journal.once) or id in journal.undone]
+    # What was waited for when it was cancelled: its child was cancelled too.
+    open = [wait for id, wait in journal.waits.items() if id not in journal.steps and journal.writers.get(id) == journal.run]
+    anew += [(wait.key, wait.sequence) for wait in open if wait.verb == "run_task" and journal.cancelled]
     if first is not None:
-        anew += [id for id, step in journal.steps.items() if _order(step) >= _order(first) and id not in anew]
+        begun: list[tuple[Identity, Step | Wait]] = [*own.items(), *(((wait.key, wait.sequence), wait) for wait in open)]
+        anew += [id for id, one in begun if _order(one) >= _order(first) and id not in anew]
     return anew
 
 

@@ -188,6 +188,9 @@ class Request(CeleryRequest):  # type: ignore[misc]
             if known:
                 state.revoked.discard(self.id)  # Celery has just added it: it would cancel the run
             return known
+        if run.parts.main_store.fields(run.namespace).get(f"{run.id}:reopened"):  # an operator has retried it since
+            state.revoked.discard(self.id)
+            return True
         return cancel(run.parts.main_store, run.namespace, run.id)
 
     # -- shutdown, a lost connection --------------------------------------------------------------------------------

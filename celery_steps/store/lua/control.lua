@@ -14,11 +14,13 @@ local REFUSED = {
   handover = {held = true, suspended = true, retrying = true, paused = true, in_doubt = true},
 }
 local again = get(t .. ':control') == ARGV[5]
-if not again and REFUSED[what] and REFUSED[what][known] then return {'REFUSED', known} end
-local due = WAITS[known] and what ~= 'pause' and what ~= 'handover' and what ~= 'rollback'
+local stays = what == 'unpause' and known ~= 'paused' and get(t .. ':paused')
+if not again and not stays and REFUSED[what] and REFUSED[what][known] then return {'REFUSED', known} end
+local due = WAITS[known] and what ~= 'pause' and what ~= 'handover' and what ~= 'rollback' and not stays
 if not again then
   fenced(what, ARGV[6], ARGV[5])
   set(t .. ':control', ARGV[5])
+  if what == 'pause' then set(t .. ':paused', '1') elseif what == 'unpause' then redis.call('HDEL', R, t .. ':paused') end
   if what == 'rollback' then
     set(t .. ':rolling', '1')
     status(t, 'rolling_back')
@@ -26,7 +28,7 @@ if not again then
     if known == 'paused' then status(t, 'suspended') end
     set(t .. ':wake', text(now), t .. ':pushes', '0')
     ticket(t, now)
-  elseif known == 'suspended' or known == 'retrying' then
+  elseif what == 'pause' and known == 'suspended' or what == 'pause' and known == 'retrying' then
     status(t, 'paused')
     set(t .. ':wake', text(NEVER))
     ticket(t, NEVER)

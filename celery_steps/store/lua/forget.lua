@@ -10,7 +10,7 @@ if ARGV[4] == '' then
 else
   past = redis.call('ZSCORE', KEYS[1], ARGV[4]) and {ARGV[4]} or {}
 end
-local fields = {'app', 'task', 'created', 'changed', 'status', 'wake', 'crashes', 'attempts', 'retries', 'outcome', 'settler', 'settling', 'settled', 'pushes', 'control', 'await', 'logged', 'progress', 'progressed', 'rolling'}
+local fields = {'app', 'task', 'created', 'changed', 'status', 'wake', 'crashes', 'attempts', 'retries', 'outcome', 'settler', 'settling', 'settled', 'pushes', 'control', 'await', 'logged', 'progress', 'progressed', 'rolling', 'reopened', 'paused'}
 for _, member in ipairs(past) do
   local ns, t = string.match(member, '^(%S+) (%S+)$')
   for _, field in ipairs(fields) do redis.call('HDEL', ARGV[1] .. 'run:' .. ns, t .. ':' .. field) end

@@ -9,7 +9,7 @@ if not get(t .. ':settled') or known == 'succeeded' then return {'REFUSED', know
 if redis.call('EXISTS', J) == 0 or redis.call('HEXISTS', M, t) == 0 then return {'LOST'} end
 fenced('reopen', ARGV[5], ARGV[4])
 for _, field in ipairs({'outcome', 'settler', 'settling', 'settled', 'rolling'}) do redis.call('HDEL', R, t .. ':' .. field) end
-set(t .. ':control', ARGV[4], t .. ':crashes', '0', t .. ':wake', text(now), t .. ':pushes', '0')
+set(t .. ':control', ARGV[4], t .. ':reopened', '1', t .. ':crashes', '0', t .. ':wake', text(now), t .. ':pushes', '0')
 if redis.call('HINCRBY', R, 'open', '1') == 1 then
   for _, key in ipairs(KEYS) do redis.call('PERSIST', key) end
 end
