@@ -19,7 +19,7 @@ TESTS = Path(__file__).parents[1]
 PROGRAMS: tuple[str, ...] = ("retried", "chord", "replaced", "reopened", "sharing", "borrowing")
 PROGRAMS += ("awaiting", "undoing", "once", "tried", "asleep")
 PROGRAMS += ("linked", "failed", "quiet", "plain", "branching", "ignored")
-DOUBLE_KILLS = int(os.environ.get("CRASH_DOUBLE_KILLS", "50"))
+DOUBLE_KILLS = int(os.environ.get("CRASH_DOUBLE_KILLS", "12"))
 SEED = int(os.environ.get("CRASH_SEED", "1"))
 
 
