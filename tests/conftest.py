@@ -17,6 +17,11 @@ hypothesis.settings.register_profile("search", deadline=None, derandomize=False)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steps"))
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    # One more than there are processors: many tests wait for servers and workers.
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # One RabbitMQ node for the whole test run: what uses it goes to one process.

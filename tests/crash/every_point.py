@@ -1,7 +1,8 @@
 """Run one program again and again, and kill a process of it at another point each time.
 
-`CRASH_REDIS=redis://127.0.0.1:6379 python -m crash.every_point plain 100 7`: program, how many double kills, seed. Prints
-findings as JSON. Each delivery and sweep is a forked process; this one plays the broker and the worker's main process.
+`CRASH_REDIS=redis://127.0.0.1:6379 python -m crash.every_point plain 100 7`: program, how many double kills, seed; a last
+argument `every` has each point killed with each reaction. Prints findings as JSON. Each delivery and sweep is a forked process;
+this one plays the broker and the worker's main process.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def warm_up() -> None:
         task.__trace__ = build_tracer(task.name, task, app=app)
 
 
-def main(name: str, doubles: int, seed: int) -> None:
+def main(name: str, doubles: int, seed: int, every: bool) -> None:
     crashes = Crashes(name)
     lanes = Lanes(processes=2, lanes=24)
     chance = random.Random(seed)
@@ -123,12 +124,14 @@ def main(name: str, doubles: int, seed: int) -> None:
         crashes.record_messages(lanes)
     for reaction in REACTIONS:
         lanes.drive(iter([crashes.case((), reaction)]))
-        singles = ((n,) for n in range(1, crashes.points + 1))
-        lanes.drive(crashes.case(kills, reaction) for kills in singles)
+    # Each point once, with one reaction after the other; or each with all of them.
+    turns = REACTIONS if every else ("",)
+    singles = [((n,), turn or REACTIONS[n % len(REACTIONS)]) for turn in turns for n in range(1, crashes.points + 1)]
+    lanes.drive(crashes.case(kills, reaction) for kills, reaction in singles)
     pairs = [(chance.randint(1, crashes.points), chance.randint(1, crashes.points)) for _ in range(doubles)]
     lanes.drive(crashes.case(kills, chance.choice(REACTIONS)) for kills in dict.fromkeys(pairs))
     json.dump({**dataclasses.asdict(crashes.judge.findings), "points": crashes.points}, sys.stdout)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:] == ["every"])
