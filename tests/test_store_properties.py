@@ -434,7 +434,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.model.tip = ("control", self.given)
         assert (due == "1") is (run.status in _WAITING)
         if run.status in _WAITING:
-            run.wake = self.model.now
+            run.wake, run.pushes = self.model.now, 0
             self.model.tickets[number] = self.model.now
 
     @rule()

@@ -12,8 +12,9 @@ from simulation.mutants import MUTANTS, Mutant
 from simulation.scenarios import DEEP, SMALL, Simulation
 from simulation.world import Scenario, bounds
 
-#: A mutant is noticed sooner; its bounds without the mutant are walked as far.
+#: A mutant is noticed sooner; all but three of them within a quarter of it, so far their bounds are walked without the mutant.
 _MUTANT_LIMIT = 45_000
+_CONTROL_LIMIT = 12_000
 _OF_MUTANTS = tuple({str(mutant.scenario): mutant.scenario for mutant in MUTANTS if mutant.scenario not in SMALL}.values())
 
 
@@ -44,7 +45,7 @@ def test_a_rule_that_is_taken_out_is_missed(mutant: Mutant) -> None:
 
 @pytest.mark.parametrize("scenario", _OF_MUTANTS, ids=str)
 def test_with_every_rule_in_place_nothing_is_missed(scenario: Scenario) -> None:
-    found = Simulation(scenario).explore(limit=_MUTANT_LIMIT)
+    found = Simulation(scenario).explore(limit=_CONTROL_LIMIT)
     assert not found.violations, str(found)
 
 
