@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from click.testing import CliRunner
 from runs.outside import store_of
 
-from celery_steps import DurableTask, NotDone, RunRefused, Runs, StepFailed, StepsError
+from celery_steps import DurableTask, InDoubt, NotDone, RunRefused, Runs, StepFailed, StepsError
 from celery_steps.cli import steps
 from delivering import deliver, make_app, published
 from servers import RedisServer
@@ -157,8 +158,6 @@ def test_a_soft_time_limit_in_the_handler_leaves_a_doubt(app: Celery, runs: Runs
 
 
 def test_a_timeout_leaves_a_doubt(app: Celery, runs: Runs) -> None:
-    import threading
-
     over = threading.Event()
 
     @app.task(bind=True, base=DurableTask, name="shop.pay")
@@ -217,3 +216,16 @@ def test_resolve_on_the_command_line(app: Celery, runs: Runs) -> None:
     assert json.loads(run("--done", '{"charge": 1}', "--json").output) == {"asked": "resolve", "name": "id-1"}
     assert deliver(pay, id="id-1", **TICKET).retval == {"charge": 1}
     assert run("--rerun").exit_code == 1
+
+
+def test_outside_a_worker_a_doubt_is_an_error() -> None:
+    over = threading.Event()
+    app = Celery("shop", set_as_current=False)
+
+    @app.task(bind=True, base=DurableTask, shared=False)
+    def pay(self: DurableTask) -> None:
+        self.step.run("charge", lambda: over.wait(20), at_most_once=True, timeout=0.05)
+
+    with pytest.raises(InDoubt, match="run it in a worker"):
+        pay()
+    over.set()

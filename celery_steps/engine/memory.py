@@ -10,7 +10,7 @@ from itertools import count
 from celery_steps.codec import Codec
 from celery_steps.engine.entries import NEVER
 from celery_steps.engine.event import Emission, encode_data
-from celery_steps.errors import StepsError
+from celery_steps.errors import InDoubt, StepsError
 from celery_steps.store.replies import Append, Await, Claim, Entry, Event
 
 _serial = count(1)
@@ -92,8 +92,10 @@ class MemoryStore:
     ) -> Append:
         """Nobody leaves: the time until then is skipped."""
         if delay >= NEVER // 2:
-            if not awaits:
-                raise StepsError(f"Outside a worker nobody can end this wait ({status}): run it in a worker.")
+            if status == "in_doubt":
+                raise InDoubt(
+                    "Nobody knows what became of this step, and outside a worker nobody can say so: run it in a worker."
+                )
             waits = ", ".join(repr(await_.event) for await_ in awaits)
             raise StepsError(
                 f"Outside a worker nobody can send the event {waits} while this runs: send it before, or give a timeout."

@@ -14,19 +14,6 @@ from worker.workers import CELERY, Stage
 _soft_shutdown = pytest.mark.skipif(CELERY < (5, 5), reason="Celery has a soft shutdown since 5.5")
 
 
-def test_a_warm_shutdown_waits_for_the_task(make_stage: Callable[..., Stage]) -> None:
-    stage = make_stage()
-    worker = stage.start()
-    result = stage.send("three", "two")
-    stage.wait_for(result, "two")
-    worker.send(signal.SIGTERM)
-    wait_until(lambda: "Warm shutdown" in worker.text(), 10)
-    stage.open_gate(result)
-    assert stage.get(result) == ["one", "two", "three"]
-    wait_until(worker.has_ended, 20)
-    assert [stage.did(result).count(what) for what in ("one", "two", "three")] == [1, 1, 1]
-
-
 def test_at_a_warm_shutdown_a_run_leaves_at_its_next_step_boundary(make_stage: Callable[..., Stage]) -> None:
     stage = make_stage(steps_lease_ttl=600)
     worker = stage.start()
