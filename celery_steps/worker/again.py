@@ -30,7 +30,10 @@ def retry(app: Celery, namespace: str, run: RunId, from_step: str | None, sequen
     journal = journal_of(app, namespace, run)
     undoing = from_step is None and any(step not in journal.undone for step in journal.undoable) and journal.rollback is not None
     anew = [] if undoing else _anew(journal, _from(journal, namespace, from_step, sequence))
-    answer, status = store.reopen(namespace, run, uuid4().hex, pack_reopen(str(run), anew, undoing))
+    times = int(store.fields(namespace).get(f"{run}:reopened") or 0) + 1
+    message = store.message(namespace, run)
+    begun = b"" if message is None else messages.begun_anew(message, times)  # REOPEN refuses a run without a message
+    answer, status = store.reopen(namespace, run, uuid4().hex, pack_reopen(str(run), anew, undoing), begun, times)
     where = f"Run {run.id} ({run.task}) in namespace {namespace!r}"
     if answer == "LOST":
         raise JournalLost(f"{where} has lost its journal or its message: send the task again.")
@@ -120,7 +123,8 @@ def _copied(codec: Any, namespace: str, to: str, step: Step) -> bytes:
 def _send(app: Celery, message: bytes, id: str, namespace: str) -> None:
     name, args, kwargs, options = messages.opened(message)
     kept = {option: value for option, value in options.items() if option not in _TIES}
-    headers = {name: value for name, value in (options.get("headers") or {}).items() if name != messages.TICKET}
+    original = (messages.TICKET, messages.REOPENED)
+    headers = {name: value for name, value in (options.get("headers") or {}).items() if name not in original}
     kept.pop("replaced_task_nesting", None)
     kept |= {"task_id": id, "retries": 0, "headers": {**headers, messages.NAMESPACE: namespace}}
     app.send_task(name, args, kwargs, task_type=app.tasks.get(name), add_to_parent=False, **kept)
