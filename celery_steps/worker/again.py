@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from celery import Celery
 
-from celery_steps.engine.entries import Identity, Step, Wait, pack_call, pack_reopen, pack_step
+from celery_steps.engine.entries import Identity, Step, Wait, pack_call, pack_intent, pack_reopen, pack_resolve, pack_step
 from celery_steps.engine.identity import check_namespace
 from celery_steps.engine.journal import Journal
 from celery_steps.errors import JournalLost, RunRefused
@@ -69,7 +69,7 @@ def fork(app: Celery, namespace: str, run: RunId, from_step: str | None, sequenc
     claim = there.borrow(pack_call(copy.token, str(run), run.task, None, 0))
     if claim.verdict != "OK":
         raise RunRefused(f"Namespace {to!r} is in use: fork into another one.")
-    entries = [("step", _copied(codec, namespace, to, step)) for step in copied]
+    entries = [entry for step in copied for entry in _copied(codec, namespace, to, step, str(run))]
 
     def send(before: str, after: str, ids: list[str]) -> Append:
         return copy.giveback(before, after, [(id, *entry) for id, entry in zip(ids, entries, strict=True)])
@@ -111,13 +111,15 @@ def _anew(journal: Journal, first: Step | None) -> list[Identity]:
     return anew
 
 
-def _copied(codec: Any, namespace: str, to: str, step: Step) -> bytes:
+def _copied(codec: Any, namespace: str, to: str, step: Step, run: str) -> list[tuple[str, bytes]]:
     old = {"namespace": namespace, "key": step.key, "sequence": step.sequence}
     new = {**old, "namespace": to}
     input = None if step.input is None else codec.moved(step.input, old, new)
     value = codec.moved(step.value, old, new)
     identity = (step.key, step.sequence)
-    return pack_step(identity, step.digest, step.ok, value, input, step.began, step.took, step.verb, step.undo)
+    if step.said:  # and no attempt has come by since
+        return [("intent", pack_intent(identity, step.digest, False)), ("resolve", pack_resolve(run, identity, "done", value))]
+    return [("step", pack_step(identity, step.digest, step.ok, value, input, step.began, step.took, step.verb, step.undo))]
 
 
 def _send(app: Celery, message: bytes, id: str, namespace: str) -> None:
