@@ -216,7 +216,9 @@ class Runs:
 
         Args:
             key, sequence: the step, where several are in doubt.
-            done: it had its effect: this is its result.
+            done: it had its effect: this is its result. Where `returns=` or the handler's annotation names a class, plain data
+                will do: a dict of its fields, an Enum's value. If it does not fit, the step is in doubt again, and the run's
+                `waiting` says why.
             failed: it failed: StepFailed with this text is raised in the body.
             rerun: it had no effect: its handler is called again.
 

@@ -23,12 +23,13 @@ class Binding:
 
     skipped_ms = None
 
-    def __init__(self, store: Store, namespace: str, run: RunId, token: str, app: str) -> None:
+    def __init__(self, store: Store, namespace: str, run: RunId, token: str, app: str, reopened: int = 0) -> None:
         self.store = store
         self.namespace = namespace
         self.run = run
         self.token = token
         self.app = app
+        self.reopened = reopened
         self._client = store.client
         self._keys = store.keys.namespace(namespace)
         self._t = str(run)
@@ -58,7 +59,7 @@ class Binding:
     ) -> tuple[Claim, list[Entry]]:
         """CLAIM and the journal (beyond entry id `after`), in one round trip while it fits a page."""
         run: list[str | bytes] = [*self._head, nonce, self.store.lease_ms, str(retries), message, str(expect or "")]
-        run += ["1" if known_only else "", entry, encode(self.app), self.run.task]
+        run += ["1" if known_only else "", entry, encode(self.app), self.run.task, str(self.reopened)]
         commands: list[Sequence[str | bytes]] = [
             self._client.script("claim")(self._keys.all, *run),
             self._xrange(f"({after}" if after else "-"),

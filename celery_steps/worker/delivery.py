@@ -58,7 +58,7 @@ class Delivery:
         self.result = Result(task, request)
         self.run_id = RunId(task.name, request.id, request.replaced_task_nesting)
         token = process.token(request.hostname)
-        self.binding: Binding = store.bind(namespace, self.run_id, token, task.app.main or "")
+        self.binding: Binding = store.bind(namespace, self.run_id, token, task.app.main or "", messages.reopened(request))
         self._retry: tuple[float, int, bytes] | None = None  # delay, retries, message: prepared by retry()
         self._unthrown: Retry | None = None
         self.replaced = False
