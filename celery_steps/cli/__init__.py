@@ -120,6 +120,17 @@ def logs(context: click.Context, /, as_json: bool, name: str, **filters: Any) ->
 
 
 @steps.command()
+@click.argument("name")
+@click.option("--output", type=click.Path(dir_okay=False, writable=True), metavar="FILE", help="Write it there.")
+@_json
+@click.pass_context
+def export(context: click.Context, as_json: bool, name: str, output: str | None) -> None:
+    """One run as a JSON document, to replay it against code. Holds what was recorded as it is, secrets too."""
+    with _answering(context, as_json) as (runs, printer):
+        printer.exported(runs.export(name), name, output)
+
+
+@steps.command()
 @click.argument("event")
 @click.argument("data", type=_JSON, default="{}")
 @click.option("--to", metavar="NAME", help="Only for this namespace or task id, where it is kept until a run waits for it.")
