@@ -1,0 +1,5 @@
+"""The console: `celery -A proj steps web`, or an ASGI app to mount. A thin cover over `Runs`."""
+
+from celery_steps.web.console import create_app
+
+__all__ = ["create_app"]
