@@ -95,7 +95,8 @@ class Runs:
     def version(self, name: str | None = None) -> str:
         """A text that is another whenever something new is known of a run, or, without `name`, of any run's status.
 
-        For who looks again and again: it costs about as much as listing a few runs, and reads no journal. Raises RunRefused if there is no such run.
+        For who looks again and again: it costs about as much as listing a few runs, and reads no journal.
+        Raises RunRefused if there is no such run.
         """
         return self._lookup.version(name)
 

@@ -32,6 +32,12 @@ def json_text(value: Any) -> str:
     return json.dumps(as_json(value), indent=2, ensure_ascii=False)
 
 
+def cut(text: str, most: int) -> str:
+    """A text that may be long, in one line."""
+    text = safe(text)
+    return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
+
+
 def packed(text: str) -> str:
     """A text for a hidden field, which must come back as it is."""
     return quote(text, safe="", errors="surrogatepass")
@@ -79,7 +85,7 @@ def _environment() -> Environment:
     environment.globals["url_for"] = _url_for
     filters: dict[str, Callable[..., Any]] = {
         "json_text": json_text, "packed": packed, "iso": iso, "clock": clock, "ago": ago, "spoken": spoken,
-        "error_text": error_text, "shown": partial(shown, most=200),
+        "error_text": error_text, "shown": partial(shown, most=200), "cut": cut,
     }  # fmt: skip
     environment.filters.update(filters)
     return environment

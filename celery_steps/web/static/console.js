@@ -86,6 +86,10 @@ function live() {
   const source = new EventSource(`${url}?since=${encodeURIComponent(document.body.dataset.version || "")}`);
   source.addEventListener("open", () => say("live"));
   source.addEventListener("changed", refresh);
+  source.addEventListener("gone", (event) => {
+    source.close();
+    say(JSON.parse(event.data).text, true);
+  });
   source.addEventListener("trouble", (event) => say(`not live: ${JSON.parse(event.data).text}`, true));
   source.addEventListener("error", () => {
     say(source.readyState === EventSource.CLOSED ? "not live: reload the page" : "reconnecting…", true);
@@ -99,6 +103,7 @@ function replaceParts(fresh) {
     if (!next) continue;
     keepState(old, next);
     if (next.isEqualNode(old)) continue;
+    if (old.dataset.live === "steady" && next.dataset.live === "steady" && !globalThis.stepsSteady(old, next)) continue;
     const focused = old.contains(document.activeElement) ? document.activeElement : null;
     const typing = focused && focused.matches("input, textarea, select");
     if (typing || old.querySelector("dialog[open]")) continue; // nothing changes under somebody's hands
