@@ -48,6 +48,10 @@ class Lookup:
 
     def get(self, name: str) -> Run:
         """The one run that a name means, finished or not, with its attempts."""
+        return self.past(name)[0]
+
+    def past(self, name: str) -> tuple[Run, History]:
+        """The one run that a name means, and what its namespace's journal tells."""
         namespace, ids = self.find(name)
         # What `replace` put in a run's place has its id.
         id = max(ids, key=lambda id: id.nesting, default=None)
@@ -59,14 +63,19 @@ class Lookup:
         history = History.of(self.store.entries(namespace))
         past = history.attempts_of(str(id))
         running = run.status == "running" and run.owner is not None
-        return replace(
+        rests = run.status in FINAL + AWAY or run.status == "retrying"
+        seen = replace(
             run,
-            history=tuple(attempt_of(attempt, running and attempt is past[-1]) for attempt in past),
+            history=tuple(
+                attempt_of(attempt, running and attempt is past[-1], run.changed_at if rests and attempt is past[-1] else None)
+                for attempt in past
+            ),
             in_flight=past[-1].in_flight if past and run.status not in FINAL else None,
             to_undo=self._to_undo(namespace, id) if run.status in ("rolling_back", "failed", "cancelled") else (),
             waiting=past[-1].about if past and run.status in AWAY else "",
             waits=tuple(waiting_of(wait) for wait in history.waits_of(str(id))),
         )
+        return seen, history
 
     def page(
         self, rows: Iterator[Row], wanted: Sequence[str], limit: int, fits: Callable[[Row], bool], look_at: int | None

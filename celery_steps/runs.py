@@ -14,7 +14,7 @@ from celery_steps import purge
 from celery_steps.doctor import Finding, examine
 from celery_steps.engine.entries import pack_control
 from celery_steps.engine.event import Emission, check_app, check_data, check_event
-from celery_steps.engine.history import DONE, FAILED, WAITING, History
+from celery_steps.engine.history import DONE, FAILED, UNDONE, WAITING, History
 from celery_steps.engine.identity import check_namespace
 from celery_steps.errors import RunRefused, StepsError
 from celery_steps.lookup import Lookup
@@ -22,12 +22,13 @@ from celery_steps.past import Line, Page, Record, Run, Stats, line_of, record_of
 from celery_steps.store.index import Row
 from celery_steps.store.keys import FINAL, LEVELS, OPEN
 from celery_steps.store.server import Server
+from celery_steps.timeline import Span, Timeline, timeline_of
 from celery_steps.times import duration, moment
 from celery_steps.worker import again, control, events
 from celery_steps.worker.check import Check, check
 from celery_steps.worker.sweeper import sweep
 
-__all__ = ["Check", "Finding", "Line", "Page", "Record", "Run", "Runs", "Stats"]
+__all__ = ["Check", "Finding", "Line", "Page", "Record", "Run", "Runs", "Span", "Stats", "Timeline"]
 
 _NOTHING: Any = object()
 _STATUSES = OPEN + FINAL
@@ -108,7 +109,8 @@ class Runs:
         """The recorded steps of a namespace, in the order of its journal, then what is waited for; runs in it share them.
 
         With `attempts` also what does not stand any more: reopened failures, what was before a `replace`, steps that were begun
-        or raised without a recorded outcome. A record that cannot be read says why in `corrupt`.
+        or raised without a recorded outcome, and each try of a rollback (its verb is undo). A record that cannot be read says
+        why in `corrupt`.
 
         Raises RunRefused if there is no journal.
         """
@@ -117,8 +119,24 @@ class Runs:
         if not lookup.index.has_journal(namespace):
             raise RunRefused(f"There is no journal of {name!r}: nothing was recorded, or it is past steps_retention.")
         history = History.of(lookup.store.entries(namespace))
-        steps, standing = [*history.steps, *history.waits], (DONE, FAILED, WAITING)
-        return [record_of(namespace, step, lookup.codec) for step in steps if attempts or step.trouble or step.status in standing]
+        steps, standing = [*history.steps, *history.waits], (DONE, FAILED, WAITING, UNDONE)
+        return [
+            record_of(namespace, step, lookup.codec)
+            for step in steps
+            if attempts or step.trouble or (step.status in standing and step.verb != "undo")
+        ]
+
+    def timeline(self, name: str) -> Timeline:
+        """When everything in a run's journal began and ended, and what followed what: for drawing it as bars, or as a graph.
+
+        Runs that share the namespace are in it too. What does not stand any more is there, with its status. A moment that nobody
+        wrote down is the last one that is known before it.
+
+        Raises RunRefused if there is no such run, or if the namespace has several: it lists them.
+        """
+        lookup = self._lookup
+        run, history = lookup.past(name)
+        return timeline_of(run, history, lookup.index.now(), lookup.codec)
 
     def logs(
         self, name: str, *, limit: int = 1000, since: datetime | str | None = None, level: str = "debug"
