@@ -15,8 +15,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from celery_steps.cli.escape import safe
 from celery_steps.errors import StepsError
+from celery_steps.escape import safe
 from celery_steps.past import Run
 from celery_steps.runs import Runs
 from celery_steps.store.keys import OPEN

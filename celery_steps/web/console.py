@@ -104,10 +104,10 @@ def _run(request: Request) -> Response:
         return _namespace(request, name, several, version)
     run = runs.get(name)
     try:
-        records = runs.records(run.namespace, attempts=True)
+        records, timeline = runs.records(run.namespace, attempts=True), runs.timeline(run.id)
     except RunRefused:  # its journal is lost: the run says so
-        records = []
-    context = {"name": name, "run": run, "records": records, "logs": runs.logs(run.id), "timeline": None, "version": version}
+        records, timeline = [], None
+    context = {"name": name, "run": run, "records": records, "logs": runs.logs(run.id), "timeline": timeline, "version": version}
     return _said(request, "run.html", {**context, "possible": possible(run)})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import secrets
 from collections.abc import Iterable
 from typing import Any
@@ -14,6 +15,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from celery_steps.errors import SettingsError
+
+logger = logging.getLogger(__name__)
 
 _POLICY = "; ".join((
     "default-src 'none'", "script-src 'self'", "style-src 'self'", "connect-src 'self'", "img-src 'self' data:",
@@ -67,9 +70,12 @@ class Guard:
         token = request.cookies.get(_COOKIE, "")
         fresh = "" if len(token) == 43 else secrets.token_urlsafe(32)
         scope["steps_csrf"] = fresh or token
+        begun = False
 
         async def sending(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
                     headers[name] = value
@@ -78,8 +84,14 @@ class Guard:
                     headers.append("Set-Cookie", _cookie(scope, fresh))
             await send(message)
 
-        refusal = await self._refusal(request)
-        await (refusal or self._app)(scope, receive, sending)
+        try:
+            refusal = await self._refusal(request)
+            await (refusal or self._app)(scope, receive, sending)
+        except Exception:
+            if begun:
+                raise
+            logger.exception("The console failed at %s %r", request.method, scope["path"])
+            await _refused(500, "The console failed: its log says how.")(scope, receive, sending)
 
     async def _refusal(self, request: Request) -> Response | None:
         headers = request.headers

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Router
 
-from celery_steps.cli.escape import as_json, error_text, safe, shown
+from celery_steps.escape import as_json, error_text, safe, shown
 from celery_steps.times import spoken
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 from starlette.testclient import TestClient
 
-from celery_steps import Runs
 from delivering import deliver
 
 
