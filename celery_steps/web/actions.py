@@ -67,7 +67,8 @@ def _act(request: Request, runs: Runs, action: str, name: str, fields: Fields) -
         refused = False
     except StepsError as error:
         text, refused = str(error), True
-    logger.info("console: %s %s: %s", action, safe(name), "refused" if refused else "done")
+    who = request.client.host if request.client else "somebody"
+    logger.info("%s asked for %s %s: %s", who, action, safe(name), "refused" if refused else "done")
     target = path_of(request, "run", name=name) if name else path_of(request, "list")
     response = RedirectResponse(f"{target}?said", 303)
     said = json.dumps(

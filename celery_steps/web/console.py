@@ -21,7 +21,7 @@ from celery_steps.errors import RunRefused, StepsError, StoreUnavailable
 from celery_steps.runs import Page, Runs
 from celery_steps.store.keys import FINAL, OPEN
 from celery_steps.web.actions import act, forget_said, possible, said
-from celery_steps.web.guard import Guard, check_hosts
+from celery_steps.web.guard import LOCAL, Guard, check_hosts
 from celery_steps.web.live import Crowded, EventStream, Live
 from celery_steps.web.rendering import page, path_of
 
@@ -33,9 +33,6 @@ Auth = Callable[[Request], Answer | Awaitable[Answer]]
 _PAGE, _LOOK_AT = 50, 20_000
 _MOST_OF_A_NAMESPACE = 1000
 
-#: The hosts under which a console is reached from the machine that it runs on.
-LOCAL = ("localhost", "127.0.0.1", "[::1]")
-
 
 def create_app(app: Celery, *, read_only: bool = False, hosts: Iterable[str] = LOCAL, auth: Auth | None = None) -> Starlette:
     """The console of one app's runs, to serve as it is or to mount under a prefix.
@@ -44,8 +41,8 @@ def create_app(app: Celery, *, read_only: bool = False, hosts: Iterable[str] = L
         app: whose runs are shown.
         read_only: no action is routed: it only looks.
         hosts: names under which it is reached, as browsers send them in Host, without port; others are refused.
-        auth: asked with each request (a function, or an async one): True lets it in, a Response is answered instead (a login
-            page, say), anything else is refused. Required if `hosts` says more than this machine.
+        auth: asked with each request, in a thread if it is not async: True lets it in, a Response is answered instead (one that
+            leads to a login, say), anything else is refused. Required if `hosts` says more than this machine.
 
     Raises SettingsError for hosts other than this machine's without `auth`.
     """

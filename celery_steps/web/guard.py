@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import secrets
+from base64 import b64decode
 from collections.abc import Iterable
+from hashlib import sha256
+from hmac import compare_digest
+from inspect import isawaitable
 from typing import Any
 from urllib.parse import urlsplit
 
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -33,7 +37,8 @@ _HEADERS = {
 }
 _COOKIE = "steps_console"
 _SAFE = ("GET", "HEAD")
-_HERE = ("localhost", "127.0.0.1", "[::1]")
+#: The hosts under which a console is reached from the machine that it runs on.
+LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
 
 def check_hosts(hosts: Iterable[str], auth: object) -> frozenset[str]:
@@ -41,7 +46,7 @@ def check_hosts(hosts: Iterable[str], auth: object) -> frozenset[str]:
     if isinstance(hosts, str):
         raise SettingsError(f"hosts must be a list of names, not the text {hosts!r}.")
     names = frozenset(name.lower() for name in hosts)
-    if auth is None and (beyond := sorted(names.difference(_HERE))):
+    if auth is None and (beyond := sorted(names.difference(LOCAL))):
         raise SettingsError(
             f"The console would be open to everybody who reaches {beyond[0]!r}: give create_app an auth= that says who may look "
             "and act (`lambda request: True` where what it is mounted in has asked already)."
@@ -53,6 +58,34 @@ def host_of(netloc: str) -> str:
     """A Host header without its port."""
     name, colon, port = netloc.rpartition(":")
     return (name if colon and port.isdecimal() else netloc).lower()
+
+
+class BasicAuth:
+    """An `auth=` that asks for one user's name and password, as browsers do (HTTP basic authentication).
+
+    They travel readably: only over TLS, or on one machine.
+    """
+
+    def __init__(self, user: str, password: str) -> None:
+        if not user or not password or ":" in user:
+            raise SettingsError("A console's user and password must not be empty, and the user's name has no colon.")
+        self._expected = _digest(f"{user}:{password}".encode())
+
+    def __call__(self, request: Request) -> bool | Response:
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        try:
+            known = scheme.lower() == "basic" and b64decode(given.strip(), validate=True)
+        except ValueError:
+            known = False
+        # Digests are of one length: how long the comparison takes says nothing.
+        if known and compare_digest(_digest(known), self._expected):
+            return True
+        challenge = {"WWW-Authenticate": 'Basic realm="celery-steps", charset="UTF-8"'}
+        return PlainTextResponse("This console asks for a user and a password.\n", 401, challenge)
+
+
+def _digest(text: bytes) -> bytes:
+    return sha256(text).digest()
 
 
 class Guard:
@@ -99,9 +132,7 @@ class Guard:
         if host_of(host) not in self._hosts:
             return _refused(400, f"This console is not served under the name {host!r:.100}: see its allowed hosts.")
         if self._auth is not None:
-            answer = self._auth(request)
-            if inspect.isawaitable(answer):
-                answer = await answer
+            answer = await self._ask(request)
             if isinstance(answer, Response):
                 return answer
             if answer is not True:
@@ -109,6 +140,11 @@ class Guard:
         if request.method not in _SAFE and not _from_here(headers, host):
             return _refused(403, "Actions are taken from the console's own pages only.")
         return None
+
+    async def _ask(self, request: Request) -> Any:
+        """What `auth` says. It may ask a database: in a thread, where it is not async."""
+        answer = await run_in_threadpool(self._auth, request)
+        return await answer if isawaitable(answer) else answer
 
 
 def _from_here(headers: Headers, host: str) -> bool:
