@@ -59,6 +59,9 @@ class Runs:
         task: str | None = None,
         since: datetime | str | None = None,
         until: datetime | str | None = None,
+        namespace: str | None = None,
+        text: str | None = None,
+        look_at: int | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page:
@@ -68,6 +71,9 @@ class Runs:
             status: one status or several.
             task: a task's name.
             since, until: an aware datetime, ISO 8601 text with an offset, or how long ago ("2h").
+            namespace: only runs of this namespace, or with this task id.
+            text: only runs whose namespace, task id or task contains it; upper and lower case are the same.
+            look_at: give up after so many runs, fitting or not: `cursor` then leads on, even from a page without any.
             limit: at most so many runs, up to 10,000.
             cursor: of the page before. A run that changes meanwhile is the newest, and so not on a later page.
 
@@ -75,14 +81,26 @@ class Runs:
         """
         if not 1 <= limit <= _LARGEST_PAGE:
             raise StepsError(f"limit must be from 1 to {_LARGEST_PAGE:,}, not {limit!r}.")
+        if look_at is not None and look_at < 1:
+            raise StepsError(f"look_at must be at least 1, not {look_at!r}.")
         lookup = self._lookup
         start, end = (_milliseconds(value, name) for value, name in ((since, "since"), (until, "until")))
-        below = None if cursor is None else Row.at(cursor)
+        span = (start or 0, _ENDLESS if end is None else end, None if cursor is None else Row.at(cursor))
         wanted = _statuses(status)
-        rows = lookup.index.rows(wanted, start or 0, _ENDLESS if end is None else end, below)
-        if task is not None:
-            rows = (row for row in rows if row.is_of(task))
-        return lookup.page(rows, wanted, limit)
+        rows = lookup.index.rows(wanted, *span) if namespace is None else lookup.rows_of(namespace, *span)
+
+        def fits(row: Row) -> bool:
+            return (task is None or row.is_of(task)) and (not text or row.contains(text))
+
+        return lookup.page(rows, wanted, limit, fits, look_at)
+
+    def version(self, name: str | None = None) -> str:
+        """A text that is another whenever something new is known of a run, or, without `name`, of any run's status.
+
+        For who looks again and again: it costs about as much as listing a few runs, and reads no journal.
+        Raises RunRefused if there is no such run.
+        """
+        return self._lookup.version(name)
 
     def get(self, name: str) -> Run:
         """One run, with its attempts. RunRefused if there is none, or if the namespace has several: it lists them."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from celery_steps.cli.web import web
 from celery_steps.errors import RunRefused, SettingsError, StepsError
 from celery_steps.store.keys import FINAL, LEVELS, OPEN
 from celery_steps.times import duration, moment
@@ -269,3 +270,6 @@ def sweep(context: click.Context, as_json: bool) -> None:
     """Publish the runs that are due, once. Workers do so all the time."""
     with _answering(context, as_json) as (runs, output):
         output.count("published", runs.sweep())
+
+
+steps.add_command(web)

@@ -27,8 +27,8 @@ from celery_steps.cli.cells import (
     time_text,
     worker_text,
 )
-from celery_steps.cli.escape import document, safe
 from celery_steps.errors import StepsError
+from celery_steps.escape import document, safe
 from celery_steps.past import Line, Record, Run
 from celery_steps.runs import Check, Finding, Page, Stats
 from celery_steps.times import spoken
