@@ -237,9 +237,9 @@ class Block:
         failures = [
             failure for branch in self._branches if (failure := self._failure(branch, cause, branch in dropped)) is not None
         ]
-        names = [wait.name for wait in abandoned if wait.reads_inbox]
+        over = [await_ for wait in abandoned for await_ in wait.awaits()]
         for failure in failures:
-            failure.commit = lambda entries: commit(self._attempt, entries, names)
+            failure.commit = lambda entries: commit(self._attempt, entries, over)
         self._attempt.failures += failures
 
     def _failure(self, branch: Branch, cause: Exception, is_dropped: bool) -> Failure | None:

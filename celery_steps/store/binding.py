@@ -140,11 +140,14 @@ class Binding:
         after: str,
         entries: Sequence[tuple[str, str, bytes]],
         *,
-        ended: Sequence[str],
+        ended: Sequence[Await],
         taken: Sequence[str],
     ) -> Append:
         """RECEIVE: COMMIT that ends waits and takes events, by their ids, out of the inbox."""
-        arguments: list[str | bytes] = [*self._head[:3], before, after, str(len(ended)), str(len(taken)), *ended, *taken]
+        arguments: list[str | bytes] = [*self._head[:3], before, after, str(len(ended)), str(len(taken))]
+        for event, wait, _ in ended:
+            arguments += (encode(event), wait)
+        arguments += taken
         for entry in entries:
             arguments += entry
         return Append(self._client.run("receive", self._keys.all, *arguments))

@@ -102,9 +102,9 @@ def _from(journal: Journal, namespace: str, key: str | None, sequence: int) -> S
 def _anew(journal: Journal, first: Step | None) -> list[Identity]:
     own = {id: step for id, step in journal.steps.items() if journal.writers.get(id) == journal.run}
     anew = [id for id, step in own.items() if (not step.ok and id not in journal.once) or id in journal.undone]
-    # What was waited for when it was cancelled: its child was cancelled too.
+    # What was waited for when it ended: the child was cancelled with it.
     open = [wait for id, wait in journal.waits.items() if id not in journal.steps and journal.writers.get(id) == journal.run]
-    anew += [(wait.key, wait.sequence) for wait in open if wait.verb == "run_task" and journal.cancelled]
+    anew += [(wait.key, wait.sequence) for wait in open if wait.verb == "run_task"]
     if first is not None:
         begun: list[tuple[Identity, Step | Wait]] = [*own.items(), *(((wait.key, wait.sequence), wait) for wait in open)]
         anew += [id for id, one in begun if _order(one) >= _order(first) and id not in anew]

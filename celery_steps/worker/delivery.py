@@ -262,6 +262,8 @@ class Delivery:
         try:
             if self.attempt.owner:
                 value = self.attempt.codec.encode_failure(error or StepsError())
+                if state == "failed":  # before it came to their waits: too many crashes, another code
+                    cancel_children(self.attempt.journal, self.attempt.children)
                 if not self._undo_and_finish(state, value):
                     self.known.put_back()
             elif self.attempt.journal.length or self.final:

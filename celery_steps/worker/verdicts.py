@@ -266,8 +266,7 @@ class Request(CeleryRequest):  # type: ignore[misc]
             binding = run.parts.main_store.bind(run.namespace, run.id, self._token, self._app.main or "")
             journal = Journal(binding, str(run.id))
             journal.absorb(binding.read("-"))
-            if outcome == "cancelled":
-                cancel_children(journal, WorkerChildren(self._app))
+            cancel_children(journal, WorkerChildren(self._app))
             if journal.undoable:
                 binding.begin_rollback(uuid4().hex, pack_rollback(str(run.id), outcome, value))
                 binding.release(0)
