@@ -8,6 +8,7 @@ from typing import Any
 
 from celery_steps.codec import PLAIN, input_digest
 from celery_steps.engine import entries as fmt
+from celery_steps.engine import news
 from celery_steps.engine.at_most_once import check_at_most_once
 from celery_steps.engine.attempt import Attempt
 from celery_steps.engine.borrow import borrowed
@@ -38,6 +39,8 @@ def run_step(attempt: Attempt, key: str, input: Any, handler: Any, options: dict
         and recorded.verb == verb
         and namespace == attempt.namespace
     ):
+        if attempt.hears:
+            news.of_replay(attempt, recorded)
         hint = hint_of(handler, options)  # the usual case of a replay, which is all that a long run does for a while
         return attempt.codec.decode(recorded.value, hint=hint, namespace=namespace, key=key, sequence=identity[1])
     call = Call(attempt, namespace, identity, handler, gets_input, given, digest, options, verb, attempt.failures)
@@ -98,6 +101,7 @@ def _check(key: str, options: dict[str, Any]) -> None:
 
 def _replay(call: Call, step: Step) -> Any:
     check_record(call, step)
+    news.of_replay(call.attempt, step, call.namespace)
     return recorded_result(call, step)
 
 
