@@ -30,6 +30,7 @@ def begin(attempt: Attempt, outcome: str, value: bytes) -> None:
     """Celery has stored how the run ends: from here it only undoes. A later attempt goes on with that."""
     attempt.store.begin_rollback(uuid4().hex, fmt.pack_rollback(attempt.run, outcome, value))
     attempt.leaving(attempt.journal.catch_up)
+    attempt.tell_failures()
     if any(identity not in attempt.undos for identity in attempt.journal.undoable):
         # This attempt has not come by every step: one that replays the body has.
         suspend(attempt, "rollback", 0, {"waiting_for": "rollback", "until": None}, status="rolling_back")

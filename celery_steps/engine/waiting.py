@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from celery_steps.codec import PLAIN
 from celery_steps.engine import entries as fmt
+from celery_steps.engine import news
 from celery_steps.engine.attempt import Attempt
 from celery_steps.engine.entries import Identity, Step
 from celery_steps.engine.once import check_verb
@@ -100,6 +101,13 @@ class Wait:
         until = datetime.fromtimestamp(self.deadline / 1000, timezone.utc).isoformat() if self.deadline else None
         return {"key": self.identity[0], "waiting_for": f"{self.verb} {self.about}".strip(), "until": until}
 
+    def tell(self, step: Step) -> None:
+        """Tell who listens what this came to: it is recorded."""
+        name = "step_executed" if step.ok else "step_failed"
+        if name in self.attempt.hears:
+            error = None if step.ok else self.attempt.codec.decode_failure(step.value, **self.where)
+            news.of_step(self.attempt, name, self.identity, self.verb, step.took, error=error)
+
     def value_of(self, step: Step) -> Any:
         """What the recorded outcome means to the caller; raises a recorded failure."""
         codec = self.attempt.codec
@@ -125,6 +133,8 @@ def wait(wait: Wait) -> Any:
     if step is None:
         wait_for(attempt, [wait])
         step = attempt.journal.steps[key, sequence]
+    else:
+        news.of_replay(attempt, step)
     return wait.value_of(step)
 
 
@@ -162,7 +172,12 @@ def record(attempt: Attempt, ended: Sequence[tuple[Wait, Ended]]) -> None:
     entries = [("step", pack_end(wait, end)) for wait, end in ended]
     over = [await_ for wait, _ in ended for await_ in wait.awaits()]
     taken = [event for _, end in ended for event in end.taken]
-    commit(attempt, entries, over, taken)
+    try:
+        commit(attempt, entries, over, taken)
+    finally:
+        for wait, _ in ended:
+            if wait.identity in attempt.journal.steps:
+                wait.tell(attempt.journal.steps[wait.identity])
     attempt.inbox = [event for event in attempt.inbox if event not in taken]
 
 
