@@ -119,7 +119,7 @@ def _try(call: Call, journal: Journal, append: Append) -> Known | None:
         raise
     except Exception as error:
         retries = options.get("retry") is not None and not isinstance(error, attempt.prompt)
-        if retries and not returned and _retried(call, journal, step.try_number, error):
+        if retries and not returned and _retried(call, journal, step.try_number, error, began):
             return None
         if options.get("at_most_once") and isinstance(error, (StepTimeout, *attempt.prompt)):
             doubt(attempt, call.identity)  # it may have had its effect all the same
@@ -186,14 +186,15 @@ def _referred(call: Call, step: CurrentStep, value: Any, began: int) -> bytes:
 # -- tries ----------------------------------------------------------------------------------------------------------------
 
 
-def _retried(call: Call, journal: Journal, number: int, error: Exception) -> bool:
+def _retried(call: Call, journal: Journal, number: int, error: Exception, began: int) -> bool:
     """Whether a failed try is followed by another, which is recorded with its time."""
     attempt = call.attempt
     pause = RetryPolicy.of(call.options["retry"]).pause(number - journal.spent.get(call.identity, 0), error)
     if pause is None:
         return False
     due = attempt.now_ms() + int(pause * 1000)
-    tried = fmt.pack_tried(call.identity, due, attempt.codec.encode_failure(error, **call.where))
+    failure = attempt.codec.encode_failure(error, **call.where)
+    tried = fmt.pack_tried(call.identity, due, failure, began, attempt.clock() - began)
     attempt.append([("tried", tried)], record=False)
     return True
 
