@@ -109,6 +109,27 @@ def show(context: click.Context, as_json: bool, name: str, attempts: bool) -> No
 
 @steps.command()
 @click.argument("name")
+@_json
+@click.pass_context
+def timeline(context: click.Context, as_json: bool, name: str) -> None:
+    """One run as bars on a time axis: what took long, what overlapped, what it waits for. Long rests are cut short."""
+    with _answering(context, as_json) as (runs, output):
+        output.timeline(runs.timeline(name))
+
+
+@steps.command()
+@click.argument("name")
+@click.option("--mermaid", is_flag=True, help="Print a Mermaid flowchart, for a document.")
+@_json
+@click.pass_context
+def graph(context: click.Context, as_json: bool, name: str, mermaid: bool) -> None:
+    """One run as a flow graph: what followed what, and what ran side by side."""
+    with _answering(context, as_json) as (runs, output):
+        output.graph(runs.timeline(name), mermaid)
+
+
+@steps.command()
+@click.argument("name")
 @click.option("--level", type=click.Choice(LEVELS), default="debug", help="Only lines as grave as this, or graver.")
 @click.option("--since", type=_TIME, help='Said since: ISO 8601 with offset, or "2h" (ago).')
 @click.option("--limit", type=click.IntRange(1, 10_000), default=1000, show_default=True, help="At most so many: the newest.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -14,7 +14,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from celery_steps.cli import forms
+from celery_steps.cli import bars, flow, forms
 from celery_steps.cli.cells import (
     STYLES,
     escaped,
@@ -30,7 +30,7 @@ from celery_steps.cli.cells import (
 from celery_steps.errors import StepsError
 from celery_steps.escape import document, safe
 from celery_steps.past import Line, Record, Run
-from celery_steps.runs import Check, Finding, Page, Stats
+from celery_steps.runs import Check, Finding, Page, Stats, Timeline
 from celery_steps.times import spoken
 
 #: Columns from which there is room for notes in a list.
@@ -92,6 +92,23 @@ class Output:
         more = [*(["verb"] if verbs else []), *(["recorded by"] if shared else [])]
         head = ["step", *more, "attempt", "took", "input", "outcome"]
         self._table(head, rows, whole=("attempt", "took"))
+
+    def timeline(self, timeline: Timeline) -> None:
+        if self._as_json:
+            self._document(forms.timeline(timeline))
+        else:
+            self._lines_of(bars.draw(timeline, self._console.width, self._ascii_only))
+
+    def graph(self, timeline: Timeline, as_mermaid: bool) -> None:
+        if self._as_json:
+            self._document(forms.timeline(timeline))
+        elif as_mermaid:
+            for line in flow.mermaid(timeline):
+                self._line(line)
+        elif not timeline.spans:
+            self._line("No step is recorded.")
+        else:
+            self._lines_of(flow.tree(timeline, self._console.width, self._ascii_only))
 
     def logs(self, lines: Sequence[Line]) -> None:
         if self._as_json:
@@ -207,6 +224,18 @@ class Output:
         encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
         # An ASCII terminal gets escapes instead of a traceback.
         click.echo(text.encode(encoding, "backslashreplace").decode(encoding), color=self._console.is_terminal)
+
+    @property
+    def _ascii_only(self) -> bool:
+        return self._console.options.ascii_only
+
+    def _lines_of(self, drawn: Iterable[Text]) -> None:
+        """Lines that fit already: never folded."""
+        for text in drawn:
+            with self._console.capture() as captured:
+                self._console.print(text, no_wrap=True, overflow="ignore", crop=False, soft_wrap=True)
+            for line in captured.get().rstrip("\n").split("\n"):
+                self._line(line.rstrip())
 
     def _title(self, text: str) -> None:
         self._line("")

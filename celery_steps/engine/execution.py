@@ -226,7 +226,8 @@ def _retried(call: Call, journal: Journal, number: int, error: Exception, began:
     if pause is None:
         return False
     due = attempt.now_ms() + int(pause * 1000)
-    tried = fmt.pack_tried(call.identity, due, attempt.codec.encode_failure(error, **call.where))
+    failure = attempt.codec.encode_failure(error, **call.where)
+    tried = fmt.pack_tried(call.identity, due, failure, began, attempt.clock() - began)
     attempt.append([("tried", tried)], record=False)
     took = attempt.clock() - began
     news.of_step(attempt, "step_failed", call.identity, call.verb, took, error=error, recorded=False, next_try=due)

@@ -92,14 +92,14 @@ class History:
         self.steps.append(seen)
         return seen
 
-    def _times(self, step: Step) -> tuple[int, int]:
-        """When a step began and ended."""
+    def _times(self, began: int, took: int) -> tuple[int, int]:
+        """When something began and ended, of which that many ms after the attempt's beginning are written."""
         if self._now is None:
-            return ms_of(step.id), ms_of(step.id)
-        first = ms_of(self._now.id)  # not that of the step's own entry: a control request moves the fence on
+            return self._clock, self._clock
+        first = ms_of(self._now.id)  # not that of its own entry: a control request moves the fence on
         if not self._now.number:  # borrowed: it counts from an attempt in another namespace
-            return first, first + (0 if self._now.token.startswith(_COPIED) else step.took)
-        return first + step.began, first + step.began + step.took
+            return first, first + (0 if self._now.token.startswith(_COPIED) else took)
+        return first + began, first + began + took
 
     def attempts_of(self, run: str) -> list[PastAttempt]:
         return [attempt for attempt in self.attempts if attempt.run == run and attempt.number]
@@ -126,7 +126,7 @@ class History:
             raise ValueError(f"Journal entry {entry.id} (step) is corrupt: it is no step.")
         identity = (step.key, step.sequence)
         self.doubts.discard(identity)
-        began, ended = self._times(step)
+        began, ended = self._times(step.began, step.took)
         known: dict[str, Any] = {"began_ms": began, "place": self._place}
         said = self._unsay(identity)
         if (start := self._close(identity) or said) is not None:
@@ -149,6 +149,8 @@ class History:
         if identity not in self._waits:
             seen = PastStep(entry.id, self._now, WAITING, identity, wait=wait, verb=wait.verb)
             seen.began_ms, seen.place = self._clock, self._place
+            if type(wait.began) is int:
+                seen.began_ms, _ = self._times(wait.began, 0)
             self._waits[identity] = seen
 
     def _start(self, entry: Entry) -> None:
@@ -163,14 +165,15 @@ class History:
             self._now.in_flight = (key, sequence)
 
     def _tried(self, entry: Entry) -> None:
-        key, sequence, due, _ = fmt.read(entry)
-        self._raised(entry, (key, sequence))
-        self._due[key, sequence] = due
+        key, sequence, due, _, began, took = fmt.read(entry)
+        began, ended = self._times(began, took)
+        self._raised(entry, (key, sequence), began_ms=began, ended_ms=ended)
+        self._clock, self._due[key, sequence] = max(self._clock, ended), due
 
-    def _raised(self, entry: Entry, identity: Identity) -> None:
+    def _raised(self, entry: Entry, identity: Identity, **times: int) -> None:
         start = self._close(identity)
         known = {} if start is None else {"began_ms": start.began_ms, "place": start.place}
-        self._past(entry.id, RAISED, identity, **known)
+        self._past(entry.id, RAISED, identity, **{**known, **times})
 
     def _resolve(self, entry: Entry) -> None:
         _, key, sequence, how, value = fmt.read(entry)
@@ -243,10 +246,12 @@ class History:
                 self._give_up(self._waits[key, sequence])
 
     def _undo(self, entry: Entry) -> None:
-        key, sequence, ok, failure = fmt.read(entry)
+        key, sequence, ok, failure, began, took = fmt.read(entry)
+        began, ended = self._times(began, took)
+        self._clock = max(self._clock, ended)
         undone = self._standing.get((key, sequence))
         tried = None if ok else Step(entry.id, key, sequence, None, False, failure, None, 0, 0, "undo")
-        self._past(entry.id, DONE if ok else RAISED, (key, sequence), step=tried, verb="undo")
+        self._past(entry.id, DONE if ok else RAISED, (key, sequence), step=tried, verb="undo", began_ms=began, ended_ms=ended)
         if ok and undone is not None:
             undone.status = UNDONE
 

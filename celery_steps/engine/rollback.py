@@ -69,6 +69,7 @@ def _undo(attempt: Attempt, identity: Identity) -> bool:
     """One try. False: it was the last, and failed."""
     key, sequence = identity
     where: dict[str, Any] = {"namespace": attempt.namespace, "key": key, "sequence": sequence}
+    began = attempt.clock()
     handler, hint = attempt.undos.get(identity, (None, PLAIN))
     try:
         if handler is None:
@@ -81,7 +82,7 @@ def _undo(attempt: Attempt, identity: Identity) -> bool:
                 wait_for(done)
     except Exception as error:
         failure = attempt.codec.encode_failure(error, **where)
-        attempt.append([("undo", fmt.pack_undo(identity, False, failure))], record=False)
+        attempt.append([("undo", fmt.pack_undo(identity, False, failure, began, attempt.clock() - began))], record=False)
         pause = _POLICY.pause(attempt.journal.undo_failures[identity], error)
         if pause is None:
             return False
@@ -96,5 +97,5 @@ def _undo(attempt: Attempt, identity: Identity) -> bool:
         elif attempt.store.skipped_ms is None:
             time.sleep(pause)
         return True
-    attempt.append([("undo", fmt.pack_undo(identity, True, b""))])
+    attempt.append([("undo", fmt.pack_undo(identity, True, b"", began, attempt.clock() - began))])
     return True

@@ -94,7 +94,7 @@ class Wait:
         """Its packed entry, if it is not in the journal yet."""
         if self.begun is not None:
             return None
-        return fmt.pack_wait(self.identity, self.verb, self.about, self.deadline, self.detail)
+        return fmt.pack_wait(self.identity, self.verb, self.about, self.deadline, self.detail, self.began)
 
     def describe(self) -> dict[str, Any]:
         """For people: what is awaited, and until when."""
