@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from celery_steps.past import RunAttempt
@@ -17,6 +17,8 @@ WAITS = ("sleep", "sleep_until", "wait_for_event", "run_task")
 #: What a long wait takes of the axis, what all of them take at most, and the least that anything else takes.
 _GAP, _ALL_GAPS, _LEAST = 8.0, 50.0, 3.0
 _TICKS = 6
+#: From one tick to the next at least: texts are drawn to the right.
+_APART = 8.0
 _STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200, 86_400)
 #: Nodes of more spans than this are one bar.
 _BARS = 200
@@ -177,19 +179,20 @@ def _shares(stretches: Sequence[tuple[datetime, datetime, bool]]) -> list[Piece]
 
 def _ticks(axis: Axis) -> list[Tick]:
     """The time at which each stretch of work begins, and round times after it; far enough from each other to be read."""
-    found: list[Tick] = []
-    for piece in axis.pieces:
-        if piece.gap:
-            continue
+    work = [piece for piece in axis.pieces if not piece.gap]
+    wanted = [(piece.x, f"{piece.start:%H:%M:%S}") for piece in work]
+    for piece in work:
         length = (piece.end - piece.start).total_seconds()
         step = _step(length / max(1.0, _TICKS * piece.width / 100))
-        ticks = [Tick(piece.x, f"{piece.start:%H:%M:%S}", False)]
         for i in range(1, int(length / step) + 1):
-            ticks.append(Tick(axis.place(piece.start + timedelta(seconds=step * i)), f"+{spoken(step * i)}", False))
-        for tick in ticks:
-            if tick.x <= 94 and (not found or tick.x - found[-1].x >= 9):
-                found.append(tick)
-    return [replace(tick, minor=i % 2 == 1) for i, tick in enumerate(found)]
+            moment = piece.start + timedelta(seconds=step * i)
+            if axis.place(moment) + _APART <= piece.x + piece.width or piece is work[-1]:
+                wanted.append((axis.place(moment), f"+{spoken(step * i)}"))
+    found: dict[float, str] = {}
+    for x, text in wanted:
+        if x <= 100 - _APART * 0.7 and all(abs(x - other) >= _APART for other in found):
+            found[x] = text
+    return [Tick(x, text, i % 2 == 1) for i, (x, text) in enumerate(sorted(found.items()))]
 
 
 def _step(seconds: float) -> float:
