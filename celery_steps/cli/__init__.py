@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from celery_steps.cli.web import web
+from celery_steps.cli.serve import web
 from celery_steps.errors import RunRefused, SettingsError, StepsError
 from celery_steps.store.keys import FINAL, LEVELS, OPEN
 from celery_steps.times import duration, moment

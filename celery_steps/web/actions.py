@@ -163,8 +163,9 @@ def _retry(runs: Runs, name: str, fields: Fields) -> tuple[str, str]:
 
 def _fork(runs: Runs, name: str, fields: Fields) -> tuple[str, str]:
     key, sequence = _step(fields)
-    id = runs.fork(name, key, sequence=sequence, namespace=fields.get("namespace") or None)
-    return "Its copy is on its way:", id
+    namespace = fields.get("namespace") or None
+    id = runs.fork(name, key, sequence=sequence, namespace=namespace)
+    return f"Its copy is on its way, as task {id}:", namespace or id  # the id is not known before a worker has begun
 
 
 def _resolve(runs: Runs, name: str, fields: Fields) -> tuple[str, str]:

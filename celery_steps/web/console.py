@@ -17,13 +17,14 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 import celery_steps.web.names  # noqa: F401 - its convertor is named in the routes
-from celery_steps.errors import RunRefused, StepsError, StoreUnavailable
+from celery_steps.errors import RunRefused, SettingsError, StepsError, StoreUnavailable
 from celery_steps.runs import Page, Runs
 from celery_steps.store.keys import FINAL, OPEN
 from celery_steps.web.actions import act, forget_said, possible, said
 from celery_steps.web.guard import LOCAL, Guard, check_hosts
 from celery_steps.web.live import Crowded, EventStream, Live
 from celery_steps.web.rendering import page, path_of
+from celery_steps.web.run_page import view_of, words
 
 #: What `auth` may answer: let in, turn away, or a response to give instead.
 Answer = bool | Response | None
@@ -104,8 +105,9 @@ def _run(request: Request) -> Response:
         records, timeline = runs.records(run.namespace, attempts=True), runs.timeline(run.id)
     except RunRefused:  # its journal is lost: the run says so
         records, timeline = [], None
-    context = {"name": name, "run": run, "records": records, "logs": runs.logs(run.id), "timeline": timeline, "version": version}
-    return _said(request, "run.html", {**context, "possible": possible(run)})
+    view = view_of(run, records, runs.logs(run.id), timeline, request.query_params)
+    context = {"name": name, "run": run, "view": view, "version": version, "possible": possible(run)}
+    return _said(request, "run.html", {**context, **words()})
 
 
 def _namespace(request: Request, name: str, page: Page, version: str) -> Response:
@@ -141,8 +143,11 @@ class _Asked:
         return urlencode({name: value for name, value in asked.items() if value}, doseq=True, errors="surrogatepass")
 
 
+_TROUBLES = ((StoreUnavailable, 503), (Crowded, 503), (RunRefused, 404), (SettingsError, 500))
+
+
 def _trouble(request: Request, error: Exception) -> Response:
-    status = 503 if isinstance(error, (StoreUnavailable, Crowded)) else 404 if isinstance(error, RunRefused) else 400
+    status = next((status for kind, status in _TROUBLES if isinstance(error, kind)), 400)
     return page(request, "trouble.html", {"status": status, "text": str(error)}, status)
 
 

@@ -56,10 +56,10 @@ class _Poller:
         self.task: asyncio.Task[None] | None = None
 
     def tell(self, event: str) -> None:
-        if event != self.event:
-            self.event = event
-            self.news.set()
-            self.news = asyncio.Event()  # those who waited have the one before
+        """After each look, whether it showed anything new or not."""
+        self.event = event
+        self.news.set()
+        self.news = asyncio.Event()  # those who waited have the one before
 
 
 class Live:
@@ -89,23 +89,23 @@ class Live:
             name: the run; None: the list.
             seen: the version that the viewer has.
         """
-        loop = asyncio.get_running_loop()
-        end = loop.time() + _LONGEST
+        clock = asyncio.get_running_loop().time
+        end, last = clock() + _LONGEST, clock()
         yield "retry: 2000\n\n"
         async with self._following(name) as poller:
             sent = _changed(seen) if seen else ""
-            while not self._over and loop.time() < end:
+            while not self._over and clock() < end:
                 news = poller.news
-                if poller.event and poller.event != sent:
-                    sent = poller.event
+                if poller.event not in ("", sent):
+                    sent, last = poller.event, clock()
                     yield sent
                     if sent.startswith("event: gone"):
                         return
-                    continue
-                try:
-                    await asyncio.wait_for(news.wait(), _QUIET)
-                except asyncio.TimeoutError:
+                elif clock() - last >= _QUIET:
+                    last = clock()
                     yield ": still here\n\n"
+                if news is poller.news:
+                    await news.wait()
 
     @asynccontextmanager
     async def _following(self, name: str | None) -> AsyncIterator[_Poller]:
