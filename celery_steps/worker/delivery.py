@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
@@ -225,7 +226,8 @@ class Delivery:
         logger.error("%s[%s]: %s", self.task.name, self.request.id, end)
         self._close()
         if self.task.acks_late:
-            raise Reject(str(end), requeue=True) from end  # paced by the time for which the client has tried
+            time.sleep(min(1.0, self.store.settings.lease_ttl))  # the pace at which it comes back, if Redis refuses at once
+            raise Reject(str(end), requeue=True) from end
         messages.publish(self.task.app, self.attempt.message(), countdown=1)
 
     def _left(self, end: Ignore | Reject) -> None:
