@@ -232,8 +232,10 @@ class Runs:
         lookup = self._lookup
         if lookup.find(name)[1]:
             control.cancel(self.app, *lookup.one(name))
-        else:
-            control.cancel_unknown(self.app, name)
+            return
+        control.cancel_unknown(self.app, name)
+        if lookup.find(name)[1]:  # it has begun in this very moment, perhaps before the mark
+            control.cancel(self.app, *lookup.one(name))
 
     def pause(self, name: str) -> None:
         """Ask a run to start no further step until it is unpaused. Its sleeps and deadlines go on; events are kept.
