@@ -17,16 +17,22 @@ class Bodies(Claims):
     # -- verbs ------------------------------------------------------------------------------------------------------
 
     def _body(self, world: World, me: Attempt) -> Moves:
-        body = self.scenario.bodies[me.run]
-        position = me.position
+        now = me._replace(position=self._position(me))
+        letter = self._letter(me)
+        yield from getattr(self, f"_verb_{'end' if letter == '.' else letter}")(world.swap(me, now), now)
+
+    def _position(self, me: Attempt) -> int:
+        """Where its body is, behind all that it only replays."""
+        body, position = self.scenario.bodies[me.run], me.position
         done = {identity for identity, _ in me.known}
         while position < len(body) and (
             body[position] == "m" or (body[position] == "y" and me.retries) or f"{me.run}:{position}" in done
         ):
             position += 1
-        now = me._replace(position=position)
-        letter = body[position] if position < len(body) else "."
-        yield from getattr(self, f"_verb_{'end' if letter == '.' else letter}")(world.swap(me, now), now)
+        return position
+
+    def _letter(self, me: Attempt) -> str:
+        return (self.scenario.bodies[me.run] + ".")[self._position(me)]
 
     def _verb_s(self, world: World, me: Attempt) -> Moves:
         if me.cancelled:

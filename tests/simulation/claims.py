@@ -9,7 +9,7 @@ from simulation.actor import Moves, forgetting, is_executing
 from simulation.endings import Endings
 from simulation.explorer import Kind, Move
 from simulation.requests import FUTURE
-from simulation.world import Attempt, World
+from simulation.world import NOBODY, Attempt, World
 
 
 class Claims(Endings):
@@ -29,11 +29,15 @@ class Claims(Endings):
         elif verdict == "FINISHED":
             yield Move("", Kind.STEP, self._finished(world, me, reply[1], entries))
         elif verdict == "SETTLING":
-            yield Move("", Kind.STEP, world.swap(me, forgetting(me, "waits")))
+            forgotten = self._unnamed(world.without(me), forgetting(me, "waits"))
+            yield Move("", Kind.STEP, world.swap(me, forgotten))
         elif verdict == "SETTLED":
             yield Move(", puts the state back", Kind.STEP, self._restored(world.without(me), me.run))
         else:
             yield Move("", Kind.STEP, world.without(me))
+
+    def _unnamed(self, world: World, me: Attempt) -> Attempt:
+        return me if me.name in self.env.used(world) else me._replace(name=NOBODY, claims=0)
 
     def _waits(self, world: World, me: Attempt) -> Moves:
         """For whoever settles the run."""

@@ -11,7 +11,7 @@ from simulation.attempts import Attempts
 from simulation.environment import told
 from simulation.explorer import Kind, Move
 from simulation.requests import DUE, FUTURE, NOW
-from simulation.world import FAULTS, Attempt, World
+from simulation.world import FAULTS, NOBODY, Attempt, World
 
 #: What a fault makes the main process say of its child.
 VERDICTS = {"kill": "lost", "limit": "failed", "revoke": "cancelled"}
@@ -75,11 +75,11 @@ class Faults(Attempts):
 
     def _killed(self, world: World, me: Attempt, fault: str, what: str) -> Move[World]:
         dead = self._dead(world, me, fault)
-        name = self.env.name(dead.having(me))
-        main = Attempt(name, me.run, me.retries, me.origin, "verdict", process=f"{me.name}/", what=what)
-        entry = f"{name} {requests.field(me.run)}".encode()
+        process = "nobody/" if me.name == NOBODY else f"{me.name}/"
+        main = Attempt(NOBODY, me.run, me.retries, me.origin, "verdict", process=process, what=what)
+        entry = f"{main.name} {requests.field(me.run)}".encode()
         todo = requests.store(
-            me.run, "verdict", process=main.process, what=what, nonce=f"{name}#0", entry=entry, token=main.token
+            me.run, "verdict", process=process, what=what, nonce=f"{main.name}#0", entry=entry, token=main.token
         )
         if what == "cancelled":
             dead = told(dead, me.run)._replace(runs=dead.runs)

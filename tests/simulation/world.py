@@ -35,6 +35,10 @@ EVERYTHING = ("journal", "run", "messages", "held")
 _INDEX = {name: i for i, name in enumerate(FAULTS)}
 
 
+#: Who has not sent anything yet: which of them does so first makes no difference.
+NOBODY = "?"
+
+
 class Attempt(NamedTuple):
     """A delivery that is being worked on, or a verdict of the main process. `phase` says what comes next."""
 
