@@ -52,7 +52,7 @@ class Attempts(Waits):
             return body[me.position] not in "nm"
         if me.phase != "body" or world.may("stall") or self.scenario.started:
             return False
-        return self._letter(me) in "s.zwWk"
+        return self._letter(me) in "suUVo.zwWk"
 
     def _deliveries(self, world: World) -> Moves:
         if sum(not attempt.is_main for attempt in world.attempts) >= self.scenario.workers:

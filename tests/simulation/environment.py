@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from celery_steps.engine.entries import NEVER
-from simulation import events, requests
+from simulation import asked, events, requests
 from simulation.explorer import Kind, Move
 from simulation.redis_in_python import EXPIRING, Command, Data, Redis, ScriptError
 from simulation.requests import DUE, FAR, FUTURE, KEYS, NOW
-from simulation.rules import sent, woken
+from simulation.rules import sent
+from simulation.standing import standing_steps
 from simulation.world import FAULTS, Run, Scenario, World
 
 #: Requests that compare an instant with the time, and the phase that waits for one.
@@ -121,9 +122,12 @@ class Environment:
         state, reply = self.redis.call(world.redis, command)
         wrong = (f"S0 {command[1]}: {reply}",) if isinstance(reply, ScriptError) else ()
         wrong = (*wrong, *sent(self.redis.data(world.redis), self.redis.data(state), command))
+        if command[1] == "reopen" and state != world.redis:
+            run = next(run for run in range(len(world.runs)) if requests.field(run) == requests.arguments(command)[2])
+            world = world.run(run, cancelled=False, callbacks=0, counted=0)
         world = world._replace(redis=state)
         if self.scenario.loses_the_journal:
-            steps = {entry[1][1].rpartition(":")[0] for entry in self.journal(world) if entry[1][0] == "step"}
+            steps = set(standing_steps(self.journal(world)))
             world = world._replace(ever=world.ever | steps)
         return world, reply, wrong
 
@@ -137,9 +141,8 @@ class Environment:
                 yield from events.arrives(self, now, command)
             else:
                 after, _, wrong = self.apply(now, command)
-                yield Move(f"late {command[1]} of {requests.arguments(command)[3]} arrives", Kind.FAULT, after, wrong)
-        if world.may("cancel"):
-            yield from self._cancels(world)
+                yield Move(f"late {command[1]} of {' '.join(requests.arguments(command)[3:4])} arrives", Kind.FAULT, after, wrong)
+        yield from asked.moves(self, world)
         yield from events.moves(self, world)
         yield from self._losses(world)
 
@@ -221,20 +224,6 @@ class Environment:
         settling = f"{name}:settled" not in fields and fields.get(f"{name}:settling", "0") != "0"
         return settling and self.alive(world, fields.get(f"{name}:settler"))
 
-    def _cancels(self, world: World) -> Iterator[Move[World]]:
-        for run in range(len(world.runs)):
-            nonce = f"cancel{sum(world.budget)}"
-            (command,) = requests.store(run, "control", what="cancel", nonce=nonce, entry=requests.field(run).encode())
-            after, reply, wrong = self.apply(world.spend("cancel"), command)
-            if wrong or reply[0] == "OK":
-                wrong = (*wrong, *woken(self.redis.data(after.redis), run))
-                if self.of(world, run, "status") is None:
-                    wrong = (*wrong, "S8 a run that nobody knows is cancelled")
-                yield Move(f"CONTROL cancel {run}", Kind.FAULT, told(after, run), wrong)
-                if world.may("late"):
-                    twice = told(after.spend("late")._replace(late=after.late | {command}), run)
-                    yield Move(f"CONTROL cancel {run}, sent twice", Kind.FAULT, twice, wrong)
-
     def _losses(self, world: World) -> Iterator[Move[World]]:
         data = self.redis.data(world.redis)
         if world.may("wipe") and KEYS.journal in data:
@@ -279,11 +268,3 @@ def _step_back(data: Data) -> None:
         data[KEYS.run] = {name: str(FAR) if value == str(FUTURE) else value for name, value in data[KEYS.run].items()}
     if DUE in data:
         data[DUE] = {name: float(FAR) if at == FUTURE else at for name, at in data[DUE].items()}
-
-
-def told(world: World, run: int) -> World:
-    """Somebody was told that the run is cancelled: what executes now may end the handler that it is in or about to start."""
-    attempts = tuple(
-        sorted(a._replace(warned=True) if a.run == run and not a.is_main and not a.cancelled else a for a in world.attempts)
-    )
-    return world.run(run, cancelled=True)._replace(attempts=attempts)

@@ -7,9 +7,9 @@ from typing import Any
 
 from simulation import requests
 from simulation.actor import BETWEEN, Moves, is_executing
-from simulation.attempts import Attempts
-from simulation.environment import told
+from simulation.asked import told
 from simulation.explorer import Kind, Move
+from simulation.reopening import Reopenings
 from simulation.requests import DUE, FUTURE, NOW
 from simulation.world import FAULTS, NOBODY, Attempt, World
 
@@ -18,11 +18,12 @@ VERDICTS = {"kill": "lost", "limit": "failed", "revoke": "cancelled"}
 _SHOWN = {"failed": "FAILURE", "cancelled": "REVOKED"}
 
 
-class Faults(Attempts):
+class Faults(Reopenings):
     """Attempts, and what may go wrong with them."""
 
     def moves(self, world: World) -> Moves:
         yield from super().moves(world)
+        yield from self._reopens(world)
         for me in dict.fromkeys(world.attempts):
             if world.may("crash"):
                 yield self._crash(world, me)
@@ -45,7 +46,10 @@ class Faults(Attempts):
         return world.run(me.run, excused=True) if between else world
 
     def _crash(self, world: World, me: Attempt) -> Move[World]:
-        again = self._dead(world, me, "crash").send(me.run, me.retries, "again")
+        again = self._dead(world, me, "crash")
+        if me.what == "reopen":
+            again = again.run(me.run, excused=again.runs[me.run].excused or me.wrote_state)
+        again = again if me.what == "reopen" else again.send(me.run, me.retries, "again")
         return Move(f"{me.name} (run {me.run}) crashes in {me.phase!r}", Kind.FAULT, again)
 
     def _shutdown(self, world: World, me: Attempt) -> Move[World]:

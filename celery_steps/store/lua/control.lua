@@ -1,6 +1,7 @@
 -- CONTROL: ask something of a run from outside, whoever owns it: an entry with a new fence. The owner stays, and meets it at its next commit.
 -- KEYS  of the namespace
--- ARGV  prefix, namespace, t, 4 what (cancel, pause, unpause, resolve, handover, rollback), 5 nonce, 6 packed entry
+-- ARGV  prefix, namespace, t, 4 what (cancel, pause, unpause, resolve, handover, rollback), 5 nonce, 6 packed entry,
+--       7 token of the owner, who alone begins a rollback
 -- Returns {'OK', due} (due = '1': its ticket is due now), {'REFUSED', status} not in this status, {'UNKNOWN'}, {'LOST'}
 local what, known = ARGV[4], get(t .. ':status')
 if get(t .. ':outcome') then return {'REFUSED', known} end
@@ -13,6 +14,7 @@ local REFUSED = {
   resolve = {running = true, held = true, suspended = true, retrying = true, paused = true, rolling_back = true},
   handover = {held = true, suspended = true, retrying = true, paused = true, in_doubt = true},
 }
+if what == 'rollback' and get('owner') ~= ARGV[7] then return {'REFUSED', known} end
 local again = get(t .. ':control') == ARGV[5]
 local stays = what == 'unpause' and known ~= 'paused' and get(t .. ':paused')
 if not again and not stays and REFUSED[what] and REFUSED[what][known] then return {'REFUSED', known} end
