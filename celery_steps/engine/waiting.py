@@ -216,7 +216,8 @@ def _rest(attempt: Attempt, going: Sequence[Wait], pauses: Sequence[Pause]) -> N
         return
     begun = [("wait", entry) for wait in going if (entry := wait.entry()) is not None]
     told = [*(wait.describe() for wait in going), *(pause.told for pause in pauses)]
-    status = next((pause.status for pause in pauses if pause.status == "in_doubt"), "suspended")
+    found = {pause.status for pause in pauses}
+    status = next((status for status in ("in_doubt", "paused") if status in found), "suspended")
     about = ", ".join(f"{one['waiting_for']} ({one['key']})" for one in told[:10])
     awaits = [event for wait in going for event in wait.awaits()]
     seen = attempt.inbox_seen if inbox else ""

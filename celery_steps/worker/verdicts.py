@@ -219,7 +219,7 @@ class Request(CeleryRequest):  # type: ignore[misc]
         try:
             # By its process: who has the run by then, as this one has lost it, keeps it.
             run.parts.main_store.control(
-                run.namespace, run.id, what="handover", nonce=uuid4().hex, entry=entry, process=self._process()
+                run.namespace, run.id, what="handover", nonce=uuid4().hex, entry=entry, owner=self._process()
             )
         except StepsError as error:
             logger.warning("%s[%s] is not handed over, this worker waits for its end: %s", self.name, self.id, error)
