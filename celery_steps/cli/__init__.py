@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -93,9 +93,10 @@ def list_(context: click.Context, /, as_json: bool, status: tuple[str, ...], **f
 @steps.command()
 @click.argument("name")
 @click.option("--attempts", is_flag=True, help="Also records that do not stand any more, and steps without an outcome.")
+@click.option("--full", is_flag=True, help="Inputs, results and errors whole, with tracebacks; else a line each.")
 @_json
 @click.pass_context
-def show(context: click.Context, as_json: bool, name: str, attempts: bool) -> None:
+def show(context: click.Context, as_json: bool, name: str, attempts: bool, full: bool) -> None:
     """One run: its state, its attempts and its recorded steps."""
     with _answering(context, as_json) as (runs, output):
         run = runs.get(name)
@@ -103,7 +104,7 @@ def show(context: click.Context, as_json: bool, name: str, attempts: bool) -> No
             records = runs.records(run.namespace, attempts=attempts)
         except RunRefused:  # its journal is lost: the run says so
             records = []
-        output.run(run, records)
+        output.run(run, records, full)
 
 
 @steps.command()
@@ -138,6 +139,22 @@ def logs(context: click.Context, /, as_json: bool, name: str, **filters: Any) ->
     """The lines that a run said with step.log, oldest first; for a namespace, those of all its runs."""
     with _answering(context, as_json) as (runs, output):
         output.logs(runs.logs(name, **filters))
+
+
+@steps.command()
+@click.argument("name", required=False)
+@click.option(
+    "--last", type=click.IntRange(0, 10_000), default=10, show_default=True, help="Begin with so many of what there was."
+)
+@_json
+@click.pass_context
+def tail(context: click.Context, /, as_json: bool, name: str | None, last: int) -> None:
+    """Follow a run: its steps, log lines and status, until it is finished. Without NAME: every run's changes of status.
+
+    With --json, one JSON document a line. Ctrl-C ends it.
+    """
+    with _answering(context, as_json) as (runs, output), suppress(KeyboardInterrupt):
+        output.tail(runs.tail(name, last=last), name)
 
 
 @steps.command()

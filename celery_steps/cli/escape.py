@@ -68,9 +68,9 @@ def as_json(value: Any) -> Any:
     return {"$repr": repr(value)} if writer is None else writer(value)
 
 
-def document(value: Any) -> str:
-    """One JSON document, in ASCII; its strings hold no control characters."""
-    return json.dumps(value, indent=2, allow_nan=False).replace("\x7f", "\\u007f")
+def document(value: Any, indent: int | None = 2) -> str:
+    """One JSON document, in ASCII; its strings hold no control characters. Without indent it is one line."""
+    return json.dumps(value, indent=indent, allow_nan=False).replace("\x7f", "\\u007f")
 
 
 def _int(value: int) -> Any:
