@@ -46,6 +46,19 @@ def _json_value(text: str, name: str) -> Any:
 
 
 _DURATION, _TIME, _JSON = _Text("duration", duration), _Text("time", moment), _Text("json", _json_value)
+
+
+def _complete(what: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    def words(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+        from celery_steps.cli import complete
+
+        found: list[str] = getattr(complete, what)(context, parameter, incomplete)
+        return found
+
+    return words
+
+
+_name = click.argument("name", shell_complete=_complete("names"))
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
@@ -91,7 +104,7 @@ def list_(context: click.Context, /, as_json: bool, status: tuple[str, ...], **f
 
 
 @steps.command()
-@click.argument("name")
+@_name
 @click.option("--attempts", is_flag=True, help="Also records that do not stand any more, and steps without an outcome.")
 @click.option("--full", is_flag=True, help="Inputs, results and errors whole, with tracebacks; else a line each.")
 @_json
@@ -108,7 +121,7 @@ def show(context: click.Context, as_json: bool, name: str, attempts: bool, full:
 
 
 @steps.command()
-@click.argument("name")
+@_name
 @_json
 @click.pass_context
 def timeline(context: click.Context, as_json: bool, name: str) -> None:
@@ -118,7 +131,7 @@ def timeline(context: click.Context, as_json: bool, name: str) -> None:
 
 
 @steps.command()
-@click.argument("name")
+@_name
 @click.option("--mermaid", is_flag=True, help="Print a Mermaid flowchart, for a document.")
 @_json
 @click.pass_context
@@ -129,7 +142,7 @@ def graph(context: click.Context, as_json: bool, name: str, mermaid: bool) -> No
 
 
 @steps.command()
-@click.argument("name")
+@_name
 @click.option("--level", type=click.Choice(LEVELS), default="debug", help="Only lines as grave as this, or graver.")
 @click.option("--since", type=_TIME, help='Said since: ISO 8601 with offset, or "2h" (ago).')
 @click.option("--limit", type=click.IntRange(1, 10_000), default=1000, show_default=True, help="At most so many: the newest.")
@@ -142,7 +155,7 @@ def logs(context: click.Context, /, as_json: bool, name: str, **filters: Any) ->
 
 
 @steps.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=_complete("names"))
 @click.option(
     "--last", type=click.IntRange(0, 10_000), default=10, show_default=True, help="Begin with so many of what there was."
 )
@@ -160,7 +173,12 @@ def tail(context: click.Context, /, as_json: bool, name: str | None, last: int) 
 @steps.command()
 @click.argument("event")
 @click.argument("data", type=_JSON, default="{}")
-@click.option("--to", metavar="NAME", help="Only for this namespace or task id, where it is kept until a run waits for it.")
+@click.option(
+    "--to",
+    metavar="NAME",
+    shell_complete=_complete("names"),
+    help="Only for this namespace or task id, where it is kept until a run waits for it.",
+)
 @click.option("--id", metavar="TEXT", help="The event's own id: sent again with it, it counts once.")
 @click.option("--app", metavar="NAME", help="Start only tasks of the Celery app with this name.")
 @_json
@@ -209,7 +227,7 @@ def check(context: click.Context, as_json: bool, task: str | None) -> None:
 
 
 @steps.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=_complete("names"))
 @click.option("--older-than", type=_DURATION, metavar="DURATION", help='Finished so long ago: "7d", "12h", seconds.')
 @click.option("--status", multiple=True, type=click.Choice(FINAL), help="Only this status; can be given again.")
 @_json
@@ -224,7 +242,7 @@ def purge(context: click.Context, as_json: bool, name: str | None, older_than: f
 
 def _asks(what: str, help: str) -> None:
     @steps.command(what, help=help)
-    @click.argument("name")
+    @_name
     @_json
     @click.pass_context
     def command(context: click.Context, as_json: bool, name: str) -> None:
@@ -239,8 +257,10 @@ _asks("unpause", "Let a paused run carry on.")
 
 
 @steps.command()
-@click.argument("name")
-@click.option("--from-step", metavar="KEY", help="Do this step and all that was recorded after it anew.")
+@_name
+@click.option(
+    "--from-step", metavar="KEY", shell_complete=_complete("keys"), help="Do this step and all that was recorded after it anew."
+)
 @click.option("--sequence", type=click.IntRange(1), default=1, show_default=True, help="Which use of KEY.")
 @_json
 @click.pass_context
@@ -252,8 +272,10 @@ def retry(context: click.Context, /, as_json: bool, name: str, **options: Any) -
 
 
 @steps.command()
-@click.argument("name")
-@click.option("--from-step", metavar="KEY", help="Copy only what was recorded before this step.")
+@_name
+@click.option(
+    "--from-step", metavar="KEY", shell_complete=_complete("keys"), help="Copy only what was recorded before this step."
+)
 @click.option("--sequence", type=click.IntRange(1), default=1, show_default=True, help="Which use of KEY.")
 @click.option("--namespace", metavar="NAME", help="Of the copy; by default its task id.")
 @_json
@@ -265,8 +287,8 @@ def fork(context: click.Context, /, as_json: bool, name: str, **options: Any) ->
 
 
 @steps.command()
-@click.argument("name")
-@click.argument("key", required=False)
+@_name
+@click.argument("key", required=False, shell_complete=_complete("keys"))
 @click.option("--sequence", type=click.IntRange(1), default=1, show_default=True, help="Which use of KEY.")
 @click.option("--done", metavar="JSON", help="It had its effect: this is its result.")
 @click.option("--failed", metavar="TEXT", help="It failed: this is raised.")

@@ -43,9 +43,9 @@ class Follower:
 
     def text(self, item: Item) -> Text:
         when = precise(moment_of(item))
-        text = Text(when[11:] if self._brief else when, "dim")
+        text = Text.assemble((when[11:] if self._brief else when, "dim"))
         if isinstance(item, Run):
-            return text.append("  ").append_text(self._run(item))
+            return Text.assemble(text, "  ", self._run(item))
         what = styled(item.level if isinstance(item, Line) else item.status)
         what.pad_right(_WORD - len(what))
         step = escaped(step_text(item.key, item.sequence) if item.key else "")
