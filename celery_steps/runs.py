@@ -17,6 +17,7 @@ from celery_steps.engine.event import Emission, check_app, check_data, check_eve
 from celery_steps.engine.history import DONE, FAILED, UNDONE, WAITING, History
 from celery_steps.engine.identity import check_namespace
 from celery_steps.errors import RunRefused, StepsError
+from celery_steps.export import export
 from celery_steps.lookup import Lookup
 from celery_steps.past import Line, Page, Record, Run, Stats, line_of, record_of
 from celery_steps.store.index import Row
@@ -59,6 +60,9 @@ class Runs:
         task: str | None = None,
         since: datetime | str | None = None,
         until: datetime | str | None = None,
+        namespace: str | None = None,
+        text: str | None = None,
+        look_at: int | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page:
@@ -68,6 +72,9 @@ class Runs:
             status: one status or several.
             task: a task's name.
             since, until: an aware datetime, ISO 8601 text with an offset, or how long ago ("2h").
+            namespace: only runs of this namespace, or with this task id.
+            text: only runs whose namespace, task id or task contains it; upper and lower case are the same.
+            look_at: give up after so many runs, fitting or not: `cursor` then leads on, even from a page without any.
             limit: at most so many runs, up to 10,000.
             cursor: of the page before. A run that changes meanwhile is the newest, and so not on a later page.
 
@@ -75,14 +82,26 @@ class Runs:
         """
         if not 1 <= limit <= _LARGEST_PAGE:
             raise StepsError(f"limit must be from 1 to {_LARGEST_PAGE:,}, not {limit!r}.")
+        if look_at is not None and look_at < 1:
+            raise StepsError(f"look_at must be at least 1, not {look_at!r}.")
         lookup = self._lookup
         start, end = (_milliseconds(value, name) for value, name in ((since, "since"), (until, "until")))
-        below = None if cursor is None else Row.at(cursor)
+        span = (start or 0, _ENDLESS if end is None else end, None if cursor is None else Row.at(cursor))
         wanted = _statuses(status)
-        rows = lookup.index.rows(wanted, start or 0, _ENDLESS if end is None else end, below)
-        if task is not None:
-            rows = (row for row in rows if row.is_of(task))
-        return lookup.page(rows, wanted, limit)
+        rows = lookup.index.rows(wanted, *span) if namespace is None else lookup.rows_of(namespace, *span)
+
+        def fits(row: Row) -> bool:
+            return (task is None or row.is_of(task)) and (not text or row.contains(text))
+
+        return lookup.page(rows, wanted, limit, fits, look_at)
+
+    def version(self, name: str | None = None) -> str:
+        """A text that is another whenever something new is known of a run, or, without `name`, of any run's status.
+
+        For who looks again and again: it costs about as much as listing a few runs, and reads no journal.
+        Raises RunRefused if there is no such run.
+        """
+        return self._lookup.version(name)
 
     def get(self, name: str) -> Run:
         """One run, with its attempts. RunRefused if there is none, or if the namespace has several: it lists them."""
@@ -192,6 +211,15 @@ class Runs:
         """Examine settings, store and app; whatever is wrong is a finding, not an error. Changes nothing."""
         return examine(self.app)
 
+    def export(self, name: str) -> dict[str, Any]:
+        """One run as a JSON document: call, journal, inbox and log lines, with the recorded bytes beside a readable form.
+
+        `celery_steps.testing.replay` runs code against it. Whatever the run recorded is in it, secrets too. Changes nothing.
+
+        Raises RunRefused if there is no such run, or if the namespace has several: it lists them; JournalLost.
+        """
+        return export(self._lookup, name)
+
     def check(self, task: str | None = None) -> Iterator[Check]:
         """Rehearse every open run against the code as it is now, before a deploy: which would diverge, and what would newly run?
 
@@ -254,7 +282,9 @@ class Runs:
 
         Args:
             key, sequence: the step, where several are in doubt.
-            done: it had its effect: this is its result.
+            done: it had its effect: this is its result. Where `returns=` or the handler's annotation names a class, plain data
+                will do: a dict of its fields, an Enum's value. If it does not fit, the step is in doubt again, and the run's
+                `waiting` says why.
             failed: it failed: StepFailed with this text is raised in the body.
             rerun: it had no effect: its handler is called again.
 

@@ -148,13 +148,11 @@ def _until_over(seen: _Namespace, past: list[Item], interval: float) -> Iterator
 
 def follow_all(lookup: Lookup, last: int, interval: float) -> Iterator[Run]:
     """Every run whenever its status changes; one that changes several times between two looks is met once."""
-    statuses = OPEN + FINAL
-    rows = lookup.index.rows(statuses, 0, _ENDLESS, None)
-    newest = next(rows, None)
-    since = newest.changed if newest is not None else 0
-    past = lookup.page(lookup.index.rows(statuses, 0, _ENDLESS, None), statuses, last).runs if last else ()
-    known = {newest.split(): since} if newest is not None else {}
-    return _for_ever(lookup, list(past)[::-1], since, known, interval)
+    rows = list(islice(lookup.index.rows(OPEN + FINAL, 0, _ENDLESS, None), max(1, last)))
+    since = rows[0].changed if rows else 0
+    past = lookup.load([row.split() for row in rows])[::-1] if last else []
+    known = {row.split(): row.changed for row in rows}
+    return _for_ever(lookup, past, since, known, interval)
 
 
 def _for_ever(lookup: Lookup, past: list[Run], since: int, known: dict[tuple[str, RunId], int], interval: float) -> Iterator[Run]:

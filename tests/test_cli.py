@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from configparser import ConfigParser
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -318,19 +317,6 @@ def test_a_run_in_full_has_what_every_kind_of_record_came_to(app: Celery) -> Non
 
 
 # -- where they are found -----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def entry_points(tmp_path: Path) -> str:
-    """The entry points of setup.cfg, as an installation writes them: the tests may run from a checkout."""
-    config = ConfigParser()
-    config.read(ROOT / "setup.cfg")
-    folder = tmp_path / "celery_steps-0.dist-info"
-    folder.mkdir()
-    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: celery-steps\nVersion: 0\n")
-    lines = [f"[{group}]{lines}\n" for group, lines in config["options.entry_points"].items()]
-    (folder / "entry_points.txt").write_text("".join(lines))
-    return str(tmp_path)
 
 
 def test_celerys_own_command_has_ours(app: Celery, fulfil: Any, entry_points: str, tmp_path: Path) -> None:

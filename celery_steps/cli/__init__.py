@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from celery_steps.cli.serve import web
 from celery_steps.errors import RunRefused, SettingsError, StepsError
 from celery_steps.store.keys import FINAL, LEVELS, OPEN
 from celery_steps.times import duration, moment
@@ -171,6 +172,17 @@ def tail(context: click.Context, /, as_json: bool, name: str | None, last: int) 
 
 
 @steps.command()
+@_name
+@click.option("--output", type=click.Path(dir_okay=False, writable=True), metavar="FILE", help="Write it there.")
+@_json
+@click.pass_context
+def export(context: click.Context, as_json: bool, name: str, output: str | None) -> None:
+    """One run as a JSON document, to replay it against code. Holds what was recorded as it is, secrets too."""
+    with _answering(context, as_json) as (runs, printer):
+        printer.exported(runs.export(name), name, output)
+
+
+@steps.command()
 @click.argument("event")
 @click.argument("data", type=_JSON, default="{}")
 @click.option(
@@ -318,3 +330,6 @@ def sweep(context: click.Context, as_json: bool) -> None:
     """Publish the runs that are due, once. Workers do so all the time."""
     with _answering(context, as_json) as (runs, output):
         output.count("published", runs.sweep())
+
+
+steps.add_command(web)

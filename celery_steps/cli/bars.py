@@ -9,7 +9,7 @@ from rich.text import Text
 
 from celery_steps.cli.axis import Axis, length
 from celery_steps.cli.cells import STYLES, escaped, step_text, time_text
-from celery_steps.cli.escape import safe
+from celery_steps.escape import safe
 from celery_steps.past import RunAttempt
 from celery_steps.timeline import Span, Timeline
 

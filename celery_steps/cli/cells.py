@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 
 from rich.text import Text
 
-from celery_steps.cli.escape import error_text, safe, shown
+from celery_steps.escape import error_text, safe, shown
 from celery_steps.past import Line, Progress, Record, Run, Waiting, Worker
 from celery_steps.times import spoken
 

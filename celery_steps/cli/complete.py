@@ -23,7 +23,8 @@ def names(context: click.Context, parameter: click.Parameter, incomplete: str) -
 
 def keys(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Keys that are recorded in the run which was named before."""
-    name = context.params.get("name")
+    # An option that waits for its value: click has not come to the arguments.
+    name = context.params.get("name") or next(iter(context.args), None)
     return _among(lambda runs: (record.key for record in runs.records(name)), context, incomplete) if name else []
 
 

@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from celery_steps.cli.bars import style_of, title, took
-from celery_steps.cli.escape import safe
+from celery_steps.escape import safe
 from celery_steps.timeline import Span, Timeline
 
 #: Spans of one key that ran side by side are one node from so many on.

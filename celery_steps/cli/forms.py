@@ -6,7 +6,7 @@ from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
-from celery_steps.cli.escape import as_json, message_of
+from celery_steps.escape import as_json, message_of
 from celery_steps.past import Progress, Record, Run, RunAttempt, Waiting, Worker
 from celery_steps.timeline import Span, Timeline
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -26,8 +27,9 @@ from celery_steps.cli.cells import (
     time_text,
     worker_text,
 )
-from celery_steps.cli.escape import document, safe
 from celery_steps.cli.follow import Follower, form
+from celery_steps.errors import StepsError
+from celery_steps.escape import document, safe
 from celery_steps.past import Line, Record, Run
 from celery_steps.runs import Check, Finding, Page, Stats, Timeline
 from celery_steps.tail import Item
@@ -133,6 +135,21 @@ class Output:
         shared = any(line.run_id != lines[0].run_id for line in lines)
         head = ["time (UTC)", "level", *(["run"] if shared else []), "attempt", "step", "message"]
         self._table(head, [line_row(line, shared) for line in lines], whole=("time (UTC)", "level", "run", "attempt"))
+
+    def exported(self, run: dict[str, Any], name: str, file: str | None) -> None:
+        """The document is JSON already. In a file, which its owner alone may read, it is no answer any more."""
+        if file is None:
+            self._document(run)
+            return
+        try:
+            with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
+                out.write(f"{document(run)}\n")
+        except OSError as error:
+            raise StepsError(f"{file} cannot be written: {error.strerror}.") from error
+        if self._as_json:
+            self._document({"exported": name, "file": file})
+        else:
+            self._line(f"Exported to {safe(file)}, with recorded values as they are: mind who gets it.")
 
     def emitted(self, reached: int, to: str | None) -> None:
         if self._as_json:

@@ -10,8 +10,8 @@ from rich.text import Text
 
 from celery_steps.cli.axis import length
 from celery_steps.cli.cells import STYLES, corrupt_text, escaped, step_text, waiting_text
-from celery_steps.cli.escape import error_text, message_of, safe, shown
 from celery_steps.codec.failures import RecordedTraceback
+from celery_steps.escape import error_text, message_of, safe, shown
 from celery_steps.past import Record
 
 _INDENT = "  "

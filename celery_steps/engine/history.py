@@ -137,7 +137,8 @@ class History:
         self.doubts.discard(identity)
         began, ended = self._times(step.began, step.took)
         known: dict[str, Any] = {"began_ms": began, "place": self._place}
-        if (start := self._close(identity)) is not None:
+        said = self._unsay(identity)
+        if (start := self._close(identity) or said) is not None:
             known["place"] = start.place
         if (wait := self._waits.pop(identity, None)) is not None:
             known = {"began_ms": min(wait.began_ms, ended), "place": wait.place, "wait": wait.wait}
@@ -164,6 +165,8 @@ class History:
 
     def _start(self, entry: Entry) -> None:
         key, sequence, *_ = fmt.read(entry)
+        if entry.kind == "intent":
+            self._unsay((key, sequence))
         self._clock = max(self._clock, self._due.pop((key, sequence), 0))
         self._past(entry.id, BEGUN, (key, sequence), ended_ms=None)
         if entry.kind == "intent":
@@ -188,12 +191,21 @@ class History:
         self.doubts.discard((key, sequence))
         if how == "rerun":
             return
-        step = Step(entry.id, key, sequence, None, how == "done", value, None, 0, 0)
+        step = Step(entry.id, key, sequence, None, how == "done", value, None, 0, 0, said=how == "done")
         begun = [past for past in self.steps if past.status == BEGUN and past.identity == (key, sequence)]
         self.steps = [past for past in self.steps if past not in begun]
         known = {"began_ms": begun[0].began_ms, "place": begun[0].place} if begun else {}
         seen = self._past(entry.id, DONE if step.ok else FAILED, (key, sequence), step=step, **known)
         self._standing.setdefault((key, sequence), seen)
+
+    def _unsay(self, identity: Identity) -> PastStep | None:
+        """What an operator said of this step is recorded by the run, or did not fit. Returns what was said."""
+        said = self._standing.get(identity)
+        if said is None or said.step is None or not said.step.said:
+            return None
+        del self._standing[identity]
+        self.steps.remove(said)
+        return said
 
     def _close(self, identity: Identity) -> PastStep | None:
         """The step that was begun last has an outcome: one line for both. Returns how it began."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from celery_steps.errors import StepsError
-from celery_steps.store.keys import FINAL, OPEN, RunId, encode, split_member
+from celery_steps.store.keys import FINAL, OPEN, NamespaceKeys, RunId, encode, split_member
 from celery_steps.store.replies import Entry
 from celery_steps.store.store import Store, entries_of
 
@@ -43,6 +43,12 @@ class Row(NamedTuple):
 
     def is_of(self, task: str) -> bool:
         return self.member.partition(b" ")[2].startswith(encode(task).encode() + b"/")
+
+    def contains(self, text: str) -> bool:
+        """Whether its namespace, its task or its task id does; upper and lower case are the same."""
+        wanted = text.casefold()
+        namespace, run = self.split()
+        return any(wanted in part.casefold() for part in (namespace, run.task, run.id))
 
 
 class Tickets(NamedTuple):
@@ -124,6 +130,22 @@ class Index:
             {name: value.decode(errors="surrogateescape") for name, value in zip(names, reply, strict=True) if value is not None}
             for reply in self._ask(commands)
         ]
+
+    def newest(self) -> tuple[Any, ...]:
+        """What changes with every change of a run's status: the last of each status, and how many there are."""
+        commands: list[list[str]] = []
+        for key in self._all(OPEN + FINAL):
+            commands += (["ZCARD", key], ["ZREVRANGE", key, "0", "0", "WITHSCORES"])
+        return tuple(self._ask(commands))
+
+    def keys_of(self, namespace: str) -> NamespaceKeys:
+        return self._keys.namespace(namespace)
+
+    def tips(self, namespace: str) -> tuple[Any, ...]:
+        """Where the journal and the log of a namespace end."""
+        keys = self._keys.namespace(namespace)
+        journal, log = self._ask([["HGET", keys.run, "tip"], ["XREVRANGE", keys.log, "+", "-", "COUNT", "1"]])
+        return journal, log[0][0] if log else None
 
     def entries(self, places: Sequence[tuple[str, str]]) -> list[Entry | None]:
         """The entry with each id, by (namespace, id); None where it is gone."""
