@@ -17,6 +17,7 @@ from celery_steps.engine.event import Emission, check_app, check_data, check_eve
 from celery_steps.engine.history import DONE, FAILED, UNDONE, WAITING, History
 from celery_steps.engine.identity import check_namespace
 from celery_steps.errors import RunRefused, StepsError
+from celery_steps.export import export
 from celery_steps.lookup import Lookup
 from celery_steps.past import Line, Page, Record, Run, Stats, line_of, record_of
 from celery_steps.store.index import Row
@@ -190,6 +191,15 @@ class Runs:
         """Examine settings, store and app; whatever is wrong is a finding, not an error. Changes nothing."""
         return examine(self.app)
 
+    def export(self, name: str) -> dict[str, Any]:
+        """One run as a JSON document: call, journal, inbox and log lines, with the recorded bytes beside a readable form.
+
+        `celery_steps.testing.replay` runs code against it. Whatever the run recorded is in it, secrets too. Changes nothing.
+
+        Raises RunRefused if there is no such run, or if the namespace has several: it lists them; JournalLost.
+        """
+        return export(self._lookup, name)
+
     def check(self, task: str | None = None) -> Iterator[Check]:
         """Rehearse every open run against the code as it is now, before a deploy: which would diverge, and what would newly run?
 
@@ -252,7 +262,9 @@ class Runs:
 
         Args:
             key, sequence: the step, where several are in doubt.
-            done: it had its effect: this is its result.
+            done: it had its effect: this is its result. Where `returns=` or the handler's annotation names a class, plain data
+                will do: a dict of its fields, an Enum's value. If it does not fit, the step is in doubt again, and the run's
+                `waiting` says why.
             failed: it failed: StepFailed with this text is raised in the body.
             rerun: it had no effect: its handler is called again.
 

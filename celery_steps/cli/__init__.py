@@ -109,6 +109,27 @@ def show(context: click.Context, as_json: bool, name: str, attempts: bool) -> No
 
 @steps.command()
 @click.argument("name")
+@_json
+@click.pass_context
+def timeline(context: click.Context, as_json: bool, name: str) -> None:
+    """One run as bars on a time axis: what took long, what overlapped, what it waits for. Long rests are cut short."""
+    with _answering(context, as_json) as (runs, output):
+        output.timeline(runs.timeline(name))
+
+
+@steps.command()
+@click.argument("name")
+@click.option("--mermaid", is_flag=True, help="Print a Mermaid flowchart, for a document.")
+@_json
+@click.pass_context
+def graph(context: click.Context, as_json: bool, name: str, mermaid: bool) -> None:
+    """One run as a flow graph: what followed what, and what ran side by side."""
+    with _answering(context, as_json) as (runs, output):
+        output.graph(runs.timeline(name), mermaid)
+
+
+@steps.command()
+@click.argument("name")
 @click.option("--level", type=click.Choice(LEVELS), default="debug", help="Only lines as grave as this, or graver.")
 @click.option("--since", type=_TIME, help='Said since: ISO 8601 with offset, or "2h" (ago).')
 @click.option("--limit", type=click.IntRange(1, 10_000), default=1000, show_default=True, help="At most so many: the newest.")
@@ -118,6 +139,17 @@ def logs(context: click.Context, /, as_json: bool, name: str, **filters: Any) ->
     """The lines that a run said with step.log, oldest first; for a namespace, those of all its runs."""
     with _answering(context, as_json) as (runs, output):
         output.logs(runs.logs(name, **filters))
+
+
+@steps.command()
+@click.argument("name")
+@click.option("--output", type=click.Path(dir_okay=False, writable=True), metavar="FILE", help="Write it there.")
+@_json
+@click.pass_context
+def export(context: click.Context, as_json: bool, name: str, output: str | None) -> None:
+    """One run as a JSON document, to replay it against code. Holds what was recorded as it is, secrets too."""
+    with _answering(context, as_json) as (runs, printer):
+        printer.exported(runs.export(name), name, output)
 
 
 @steps.command()

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from celery_steps.codec import Codec
 from celery_steps.engine import entries as fmt
+from celery_steps.engine import news
 from celery_steps.engine.entries import Identity
-from celery_steps.engine.failure import Failure, to_blame
+from celery_steps.engine.failure import Failure, record, to_blame
 from celery_steps.engine.identity import check_key
 from celery_steps.engine.journal import Journal, JournalStore
 from celery_steps.engine.pause import Pause, rest
@@ -48,7 +49,8 @@ class Attempt:
     `message` gives the serialised Celery message; `announce` tells the outside, before it is, that the run is suspended
     for so many ms, and returns after how many it must come back at the latest;
     `emit` sends an event and returns how many it reached; `show` tells the outside how far the run is;
-    `before_commit` hears of each step and its result before it is recorded;
+    `before_commit` hears of each step and its result before it is recorded; `listener` of what is recorded, by name, if `hears`
+    has that;
     `opened` hears of every namespace that this attempt owns, to keep its lease; `passing` are exceptions that are no failure of
     a step (Celery's Retry, Ignore, Reject); `prompt` are exceptions that wait for no branch (a soft time limit);
     `beside` is the context that a branch's thread needs.
@@ -68,6 +70,8 @@ class Attempt:
     show: Callable[[dict[str, Any]], None] = lambda progress: None
     children: Any = None  # who sends tasks for it: engine.child.Children
     before_commit: Callable[[Any, Any], Any] | None = None
+    listener: news.Listener = lambda name, details: None
+    hears: frozenset[str] = frozenset()  # for what it is called: for nothing, nothing is made
     opened: Callable[[JournalStore], None] = lambda store: None
     closed: Callable[[JournalStore], None] = lambda store: None
     passing: tuple[type[BaseException], ...] = ()
@@ -141,6 +145,7 @@ class Attempt:
         self.newest_fence = self.journal.fence
         self.crashes, self.records_starts = claim.crashes, claim.crashes > 0
         self.opened(self.store)
+        news.of_run(self, "run_started" if self.number == 1 else "run_resumed", "running")
         refuse_to_go_on(self, claim)
 
     # -- verbs ------------------------------------------------------------------------------------------------------
@@ -189,10 +194,7 @@ class Attempt:
         """The body went on: they are their steps' outcomes."""
         failures, self.failures = self.failures, []
         if failures:
-            entries = [("step", failure.pack()) for failure in failures]
-            for failure in failures:
-                self.raised += [(failure.error, failure.identity), (failure.cause, failure.identity)]
-            failures[0].commit(entries)
+            record(self, failures)
 
     def leaving(self, act: Callable[[], Any]) -> Any:
         """Do `act`; what ends the attempt is kept, so that a body that swallows it gets it again."""
@@ -299,8 +301,12 @@ class Attempt:
         entry = fmt.pack_retry(self.run, retries, reopened, failed)
         ms = max(0, int(delay * 1000))
         self.leave([("retry", entry)], lambda b, a, ids: self.store.retry(b, a, ids[0], entry, ms, retries, message))
+        self.tell_failures()
+        news.of_run(self, "run_suspended", "retrying", wake=self.now_ms() + ms, error=error)
 
-    def finish(self, outcome: str, value: bytes, *, stored: str = "", whatever: bool = False) -> bool:
+    def finish(
+        self, outcome: str, value: bytes, *, stored: str = "", whatever: bool = False, error: BaseException | None = None
+    ) -> bool:
         """Record the run's outcome. `stored`: Celery has stored this state already, so settle in the same round trip.
 
         `whatever`: also if the run was cancelled meanwhile. Returns False if another attempt had finished the run before.
@@ -314,7 +320,18 @@ class Attempt:
                 return self.store.finish_and_settle(before, after, ids[0], entry, stored)
             return self.store.finish(before, after, ids[0], entry)
 
-        return self.leave([("finish", entry)], send, whatever) is not Append.DONE
+        if self.leave([("finish", entry)], send, whatever) is Append.DONE:
+            return False
+        self.tell_failures()
+        news.of_run(self, "run_finished", outcome, error=error)
+        return True
+
+    def tell_failures(self) -> None:
+        """Failures that left the body have no record of their own: the attempt's last entry stands for them."""
+        failures, self.failures = self.failures, []
+        for failure in failures:
+            if failure.called:
+                failure.tell(self, recorded=False)
 
     def leave(
         self, entries: Sequence[tuple[str, bytes]], send: Callable[[str, str, list[str]], Append], whatever: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import time
 import typing
 from collections.abc import Callable, Sequence
@@ -12,13 +13,14 @@ from datetime import datetime, timezone
 from functools import lru_cache, partial
 from typing import Any
 
-from celery_steps.codec import PLAIN
+from celery_steps.codec import PLAIN, Codec, fit
 from celery_steps.engine import entries as fmt
+from celery_steps.engine import news
 from celery_steps.engine.at_most_once import Known, doubt, intend
 from celery_steps.engine.attempt import Attempt, handling
 from celery_steps.engine.borrow import borrowed
-from celery_steps.engine.entries import Identity
-from celery_steps.engine.failure import Failure
+from celery_steps.engine.entries import Identity, Step
+from celery_steps.engine.failure import Failure, record
 from celery_steps.engine.identity import NO_INPUT, idempotency_key
 from celery_steps.engine.journal import Journal
 from celery_steps.engine.loops import wait_for
@@ -27,6 +29,8 @@ from celery_steps.engine.retry import RetryPolicy
 from celery_steps.engine.timeout import within
 from celery_steps.errors import NoActiveRun, ResultError, StepTimeout
 from celery_steps.times import duration
+
+logger = logging.getLogger("celery_steps")
 
 Append = Callable[[Sequence[tuple[str, bytes]]], None]
 
@@ -109,7 +113,9 @@ def _try(call: Call, journal: Journal, append: Append) -> Known | None:
     attempt, options, hint = call.attempt, call.options, call.hint
     attempt.before_effect()
     step = _begin(call, journal)
-    known = _intended(call, step) if options.get("at_most_once") else None
+    known = _said(call, journal)
+    if known is None and options.get("at_most_once"):
+        known = _intended(call, step)
     began, returned = attempt.clock(), False
     try:
         value = _called(call, step) if known is None else known.value
@@ -119,7 +125,7 @@ def _try(call: Call, journal: Journal, append: Append) -> Known | None:
         raise
     except Exception as error:
         retries = options.get("retry") is not None and not isinstance(error, attempt.prompt)
-        if retries and not returned and _retried(call, journal, step.try_number, error):
+        if retries and not returned and _retried(call, journal, step.try_number, error, began):
             return None
         if options.get("at_most_once") and isinstance(error, (StepTimeout, *attempt.prompt)):
             doubt(attempt, call.identity)  # it may have had its effect all the same
@@ -129,8 +135,13 @@ def _try(call: Call, journal: Journal, append: Append) -> Known | None:
         raise
     reference = _referred(call, step, value, began) if attempt.before_commit is not None else None
     took = attempt.clock() - began
-    record = fmt.pack_step(call.identity, call.digest, True, encoded, _input(call), began, took, call.verb, call.undo, reference)
-    append([("step", record)])
+    entry = fmt.pack_step(call.identity, call.digest, True, encoded, _input(call), began, took, call.verb, call.undo, reference)
+    try:
+        append([("step", entry)])
+    finally:
+        recorded = journal.steps.get(call.identity)
+        if recorded is not None and not recorded.said:  # also where a signal in the middle of the commit is raised after it
+            news.of_step(attempt, "step_executed", call.identity, call.verb, took, namespace=call.namespace)
     # What the first call returns and what a replay returns are the same: the decoded record.
     return Known(value if type(value) in _ATOMS else attempt.codec.decode(encoded, hint=hint, **call.where))
 
@@ -170,6 +181,28 @@ def _intended(call: Call, step: CurrentStep) -> Known | None:
     return intend(call.attempt, call.identity, call.digest, call.undo, ask)
 
 
+def _said(call: Call, journal: Journal) -> Known | None:
+    """What an operator said that this step came to. Where it does not fit the code, the step is in doubt again."""
+    step = journal.steps.get(call.identity)
+    if step is None or not step.said:
+        return None
+    try:
+        return Known(said_value(call.attempt.codec, step, call.hint, **call.where))
+    except ResultError as error:
+        if call.namespace != call.attempt.namespace:
+            raise
+        why = f"what was said of it cannot be its result: {error}"
+        logger.warning("%s[%s]: step %r is in doubt again: %s", call.attempt.task, call.attempt.run_id, call.identity[0], why)
+        call.attempt.append([("intent", fmt.pack_intent(call.identity, call.digest, call.undo))], record=False)
+        doubt(call.attempt, call.identity, why)
+        raise
+
+
+def said_value(codec: Codec, step: Step, hint: Any, **where: Any) -> Any:
+    """What was said of a step, in the classes that the hint names. ResultError says what does not fit."""
+    return fit(codec.decode(step.value, hint=hint, **where), hint)
+
+
 def _referred(call: Call, step: CurrentStep, value: Any, began: int) -> bytes:
     """What the task's before_commit returns, to be kept with the record. If it raises, there is no record."""
     attempt = call.attempt
@@ -186,15 +219,18 @@ def _referred(call: Call, step: CurrentStep, value: Any, began: int) -> bytes:
 # -- tries ----------------------------------------------------------------------------------------------------------------
 
 
-def _retried(call: Call, journal: Journal, number: int, error: Exception) -> bool:
+def _retried(call: Call, journal: Journal, number: int, error: Exception, began: int) -> bool:
     """Whether a failed try is followed by another, which is recorded with its time."""
     attempt = call.attempt
     pause = RetryPolicy.of(call.options["retry"]).pause(number - journal.spent.get(call.identity, 0), error)
     if pause is None:
         return False
     due = attempt.now_ms() + int(pause * 1000)
-    tried = fmt.pack_tried(call.identity, due, attempt.codec.encode_failure(error, **call.where))
+    failure = attempt.codec.encode_failure(error, **call.where)
+    tried = fmt.pack_tried(call.identity, due, failure, began, attempt.clock() - began)
     attempt.append([("tried", tried)], record=False)
+    took = attempt.clock() - began
+    news.of_step(attempt, "step_failed", call.identity, call.verb, took, error=error, recorded=False, next_try=due)
     return True
 
 
@@ -213,9 +249,7 @@ def _rest_until(call: Call, due: int) -> None:
 def _record_failure(call: Call) -> None:
     """No try is left: what the last one raised is the outcome."""
     while call.failures:
-        failure = call.failures.pop()
-        call.attempt.raised.append((failure.error, failure.identity))
-        failure.commit([("step", failure.pack())])
+        record(call.attempt, [call.failures.pop()])
 
 
 def failure_of(call: Call, error: Exception, began: int, cause: BaseException | None = None, *, called: bool = True) -> Failure:
@@ -230,7 +264,7 @@ def failure_of(call: Call, error: Exception, began: int, cause: BaseException | 
         borrowed(call.attempt, call.namespace, call.identity[0], lambda journal, give_back: give_back(entries))
 
     commit = call.attempt.append if call.namespace == call.attempt.namespace else elsewhere
-    return Failure(call.identity, error, pack, commit, cause or error, called)
+    return Failure(call.identity, error, pack, commit, cause or error, called, call.verb, took, call.namespace)
 
 
 def _input(call: Call) -> bytes | None:

@@ -92,14 +92,14 @@ class History:
         self.steps.append(seen)
         return seen
 
-    def _times(self, step: Step) -> tuple[int, int]:
-        """When a step began and ended."""
+    def _times(self, began: int, took: int) -> tuple[int, int]:
+        """When something began and ended, of which that many ms after the attempt's beginning are written."""
         if self._now is None:
-            return ms_of(step.id), ms_of(step.id)
-        first = ms_of(self._now.id)  # not that of the step's own entry: a control request moves the fence on
+            return self._clock, self._clock
+        first = ms_of(self._now.id)  # not that of its own entry: a control request moves the fence on
         if not self._now.number:  # borrowed: it counts from an attempt in another namespace
-            return first, first + (0 if self._now.token.startswith(_COPIED) else step.took)
-        return first + step.began, first + step.began + step.took
+            return first, first + (0 if self._now.token.startswith(_COPIED) else took)
+        return first + began, first + began + took
 
     def attempts_of(self, run: str) -> list[PastAttempt]:
         return [attempt for attempt in self.attempts if attempt.run == run and attempt.number]
@@ -126,9 +126,10 @@ class History:
             raise ValueError(f"Journal entry {entry.id} (step) is corrupt: it is no step.")
         identity = (step.key, step.sequence)
         self.doubts.discard(identity)
-        began, ended = self._times(step)
+        began, ended = self._times(step.began, step.took)
         known: dict[str, Any] = {"began_ms": began, "place": self._place}
-        if (start := self._close(identity)) is not None:
+        said = self._unsay(identity)
+        if (start := self._close(identity) or said) is not None:
             known["place"] = start.place
         if (wait := self._waits.pop(identity, None)) is not None:
             known = {"began_ms": min(wait.began_ms, ended), "place": wait.place, "wait": wait.wait}
@@ -148,10 +149,14 @@ class History:
         if identity not in self._waits:
             seen = PastStep(entry.id, self._now, WAITING, identity, wait=wait, verb=wait.verb)
             seen.began_ms, seen.place = self._clock, self._place
+            if type(wait.began) is int:
+                seen.began_ms, _ = self._times(wait.began, 0)
             self._waits[identity] = seen
 
     def _start(self, entry: Entry) -> None:
         key, sequence, *_ = fmt.read(entry)
+        if entry.kind == "intent":
+            self._unsay((key, sequence))
         self._clock = max(self._clock, self._due.pop((key, sequence), 0))
         self._past(entry.id, BEGUN, (key, sequence), ended_ms=None)
         if entry.kind == "intent":
@@ -160,26 +165,36 @@ class History:
             self._now.in_flight = (key, sequence)
 
     def _tried(self, entry: Entry) -> None:
-        key, sequence, due, _ = fmt.read(entry)
-        self._raised(entry, (key, sequence))
-        self._due[key, sequence] = due
+        key, sequence, due, _, began, took = fmt.read(entry)
+        began, ended = self._times(began, took)
+        self._raised(entry, (key, sequence), began_ms=began, ended_ms=ended)
+        self._clock, self._due[key, sequence] = max(self._clock, ended), due
 
-    def _raised(self, entry: Entry, identity: Identity) -> None:
+    def _raised(self, entry: Entry, identity: Identity, **times: int) -> None:
         start = self._close(identity)
         known = {} if start is None else {"began_ms": start.began_ms, "place": start.place}
-        self._past(entry.id, RAISED, identity, **known)
+        self._past(entry.id, RAISED, identity, **{**known, **times})
 
     def _resolve(self, entry: Entry) -> None:
         _, key, sequence, how, value = fmt.read(entry)
         self.doubts.discard((key, sequence))
         if how == "rerun":
             return
-        step = Step(entry.id, key, sequence, None, how == "done", value, None, 0, 0)
+        step = Step(entry.id, key, sequence, None, how == "done", value, None, 0, 0, said=how == "done")
         begun = [past for past in self.steps if past.status == BEGUN and past.identity == (key, sequence)]
         self.steps = [past for past in self.steps if past not in begun]
         known = {"began_ms": begun[0].began_ms, "place": begun[0].place} if begun else {}
         seen = self._past(entry.id, DONE if step.ok else FAILED, (key, sequence), step=step, **known)
         self._standing.setdefault((key, sequence), seen)
+
+    def _unsay(self, identity: Identity) -> PastStep | None:
+        """What an operator said of this step is recorded by the run, or did not fit. Returns what was said."""
+        said = self._standing.get(identity)
+        if said is None or said.step is None or not said.step.said:
+            return None
+        del self._standing[identity]
+        self.steps.remove(said)
+        return said
 
     def _close(self, identity: Identity) -> PastStep | None:
         """The step that was begun last has an outcome: one line for both. Returns how it began."""
@@ -231,10 +246,12 @@ class History:
                 self._give_up(self._waits[key, sequence])
 
     def _undo(self, entry: Entry) -> None:
-        key, sequence, ok, failure = fmt.read(entry)
+        key, sequence, ok, failure, began, took = fmt.read(entry)
+        began, ended = self._times(began, took)
+        self._clock = max(self._clock, ended)
         undone = self._standing.get((key, sequence))
         tried = None if ok else Step(entry.id, key, sequence, None, False, failure, None, 0, 0, "undo")
-        self._past(entry.id, DONE if ok else RAISED, (key, sequence), step=tried, verb="undo")
+        self._past(entry.id, DONE if ok else RAISED, (key, sequence), step=tried, verb="undo", began_ms=began, ended_ms=ended)
         if ok and undone is not None:
             undone.status = UNDONE
 

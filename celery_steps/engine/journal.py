@@ -63,7 +63,7 @@ class JournalStore(Protocol):
         after: str,
         entries: Sequence[tuple[str, str, bytes]],
         *,
-        ended: Sequence[str],
+        ended: Sequence[Await],
         taken: Sequence[str],
     ) -> Append: ...
     def retry(self, before: str, after: str, id: str, entry: bytes, delay: int, retries: int, message: bytes) -> Append: ...

@@ -8,6 +8,7 @@ from typing import Any
 
 from celery_steps.codec import PLAIN, input_digest
 from celery_steps.engine import entries as fmt
+from celery_steps.engine import news
 from celery_steps.engine.at_most_once import check_at_most_once
 from celery_steps.engine.attempt import Attempt
 from celery_steps.engine.borrow import borrowed
@@ -35,16 +36,22 @@ def run_step(attempt: Attempt, key: str, input: Any, handler: Any, options: dict
         recorded is not None
         and recorded.digest == digest
         and recorded.ok
+        and not recorded.said
         and recorded.verb == verb
         and namespace == attempt.namespace
     ):
+        if attempt.hears:
+            news.of_replay(attempt, recorded)
         hint = hint_of(handler, options)  # the usual case of a replay, which is all that a long run does for a while
         return attempt.codec.decode(recorded.value, hint=hint, namespace=namespace, key=key, sequence=identity[1])
     call = Call(attempt, namespace, identity, handler, gets_input, given, digest, options, verb, attempt.failures)
     if namespace != attempt.namespace:
         return _run_elsewhere(call)
     if recorded is not None:
-        return _replay(call, recorded)
+        check_record(call, recorded)
+        if not recorded.said:
+            news.of_replay(attempt, recorded)
+            return recorded_result(call, recorded)
     return execute(call, attempt.journal, attempt.append)
 
 
@@ -94,11 +101,6 @@ def _check(key: str, options: dict[str, Any]) -> None:
 
 
 # -- replay -------------------------------------------------------------------------------------------------------------
-
-
-def _replay(call: Call, step: Step) -> Any:
-    check_record(call, step)
-    return recorded_result(call, step)
 
 
 def check_record(call: Call, step: Step) -> None:
@@ -161,9 +163,12 @@ def _differences(old: Any, new: Any, path: str) -> list[str]:
 def _run_elsewhere(call: Call) -> Any:
     def inside(journal: Journal, give_back: Callable[[Sequence[tuple[str, bytes]]], None]) -> Any:
         recorded = journal.steps.get(call.identity)
-        if recorded is None:
+        if recorded is not None:
+            check_record(call, recorded)
+        if recorded is None or recorded.said:
             return execute(call, journal, give_back)
         give_back([])
-        return _replay(call, recorded)
+        news.of_replay(call.attempt, recorded, call.namespace)
+        return recorded_result(call, recorded)
 
     return borrowed(call.attempt, call.namespace, call.identity[0], inside)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery_steps.engine import entries as fmt
+from celery_steps.engine import news
 from celery_steps.errors import AttemptEnded, Suspended
 from celery_steps.store.replies import Append, Await
 
@@ -65,5 +66,6 @@ def suspend(
 
     if attempt.leave(entries, send) is not Append.NEWS:
         attempt.ended = Suspended(f"The run waits for {about}.")
+        news.of_waiting(attempt, status, wake, info)
         raise attempt.ended
     attempt.telling.stay()

@@ -13,7 +13,7 @@ from celery_steps.codec import PLAIN
 from celery_steps.engine import entries as fmt
 from celery_steps.engine.attempt import Attempt, current, handling
 from celery_steps.engine.entries import Identity
-from celery_steps.engine.execution import CurrentStep, executing
+from celery_steps.engine.execution import CurrentStep, executing, said_value
 from celery_steps.engine.identity import idempotency_key
 from celery_steps.engine.loops import wait_for
 from celery_steps.engine.pause import suspend
@@ -30,6 +30,7 @@ def begin(attempt: Attempt, outcome: str, value: bytes) -> None:
     """Celery has stored how the run ends: from here it only undoes. A later attempt goes on with that."""
     attempt.store.begin_rollback(uuid4().hex, fmt.pack_rollback(attempt.run, outcome, value))
     attempt.leaving(attempt.journal.catch_up)
+    attempt.tell_failures()
     if any(identity not in attempt.undos for identity in attempt.journal.undoable):
         # This attempt has not come by every step: one that replays the body has.
         suspend(attempt, "rollback", 0, {"waiting_for": "rollback", "until": None}, status="rolling_back")
@@ -68,17 +69,20 @@ def _undo(attempt: Attempt, identity: Identity) -> bool:
     """One try. False: it was the last, and failed."""
     key, sequence = identity
     where: dict[str, Any] = {"namespace": attempt.namespace, "key": key, "sequence": sequence}
+    began = attempt.clock()
     handler, hint = attempt.undos.get(identity, (None, PLAIN))
     try:
         if handler is None:
             raise StepsError(f"The code has no rollback= for step {key!r} (occurrence {sequence}) any more.")
         with _inside(attempt, identity):
-            done = handler(attempt.codec.decode(attempt.journal.steps[identity].value, hint=hint, **where))
+            step, codec = attempt.journal.steps[identity], attempt.codec
+            value = said_value(codec, step, hint, **where) if step.said else codec.decode(step.value, hint=hint, **where)
+            done = handler(value)
             if inspect.isawaitable(done):
                 wait_for(done)
     except Exception as error:
         failure = attempt.codec.encode_failure(error, **where)
-        attempt.append([("undo", fmt.pack_undo(identity, False, failure))], record=False)
+        attempt.append([("undo", fmt.pack_undo(identity, False, failure, began, attempt.clock() - began))], record=False)
         pause = _POLICY.pause(attempt.journal.undo_failures[identity], error)
         if pause is None:
             return False
@@ -93,5 +97,5 @@ def _undo(attempt: Attempt, identity: Identity) -> bool:
         elif attempt.store.skipped_ms is None:
             time.sleep(pause)
         return True
-    attempt.append([("undo", fmt.pack_undo(identity, True, b""))])
+    attempt.append([("undo", fmt.pack_undo(identity, True, b"", began, attempt.clock() - began))])
     return True

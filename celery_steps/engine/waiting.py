@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from celery_steps.codec import PLAIN
 from celery_steps.engine import entries as fmt
+from celery_steps.engine import news
 from celery_steps.engine.attempt import Attempt
 from celery_steps.engine.entries import Identity, Step
 from celery_steps.engine.once import check_verb
@@ -93,12 +94,19 @@ class Wait:
         """Its packed entry, if it is not in the journal yet."""
         if self.begun is not None:
             return None
-        return fmt.pack_wait(self.identity, self.verb, self.about, self.deadline, self.detail)
+        return fmt.pack_wait(self.identity, self.verb, self.about, self.deadline, self.detail, self.began)
 
     def describe(self) -> dict[str, Any]:
         """For people: what is awaited, and until when."""
         until = datetime.fromtimestamp(self.deadline / 1000, timezone.utc).isoformat() if self.deadline else None
         return {"key": self.identity[0], "waiting_for": f"{self.verb} {self.about}".strip(), "until": until}
+
+    def tell(self, step: Step) -> None:
+        """Tell who listens what this came to: it is recorded."""
+        name = "step_executed" if step.ok else "step_failed"
+        if name in self.attempt.hears:
+            error = None if step.ok else self.attempt.codec.decode_failure(step.value, **self.where)
+            news.of_step(self.attempt, name, self.identity, self.verb, step.took, error=error)
 
     def value_of(self, step: Step) -> Any:
         """What the recorded outcome means to the caller; raises a recorded failure."""
@@ -125,6 +133,8 @@ def wait(wait: Wait) -> Any:
     if step is None:
         wait_for(attempt, [wait])
         step = attempt.journal.steps[key, sequence]
+    else:
+        news.of_replay(attempt, step)
     return wait.value_of(step)
 
 
@@ -160,21 +170,26 @@ def wait_for(attempt: Attempt, waits: Sequence[Wait], *, until_failure: bool = F
 def record(attempt: Attempt, ended: Sequence[tuple[Wait, Ended]]) -> None:
     """Record what waits came to, and take their events out of the inbox, in one commit."""
     entries = [("step", pack_end(wait, end)) for wait, end in ended]
-    names = [wait.name for wait, _ in ended if wait.reads_inbox]
+    over = [await_ for wait, _ in ended for await_ in wait.awaits()]
     taken = [event for _, end in ended for event in end.taken]
-    commit(attempt, entries, names, taken)
+    try:
+        commit(attempt, entries, over, taken)
+    finally:
+        for wait, _ in ended:
+            if wait.identity in attempt.journal.steps:
+                wait.tell(attempt.journal.steps[wait.identity])
     attempt.inbox = [event for event in attempt.inbox if event not in taken]
 
 
-def commit(attempt: Attempt, entries: Sequence[tuple[str, bytes]], names: Sequence[str], taken: Sequence[Event] = ()) -> None:
-    """Record what waits came to. `names` of those that read the inbox: they are to hear of nothing more."""
-    if not names:
+def commit(attempt: Attempt, entries: Sequence[tuple[str, bytes]], over: Sequence[Await], taken: Sequence[Event] = ()) -> None:
+    """Record what waits came to. `over` is awaited no more, by no run of the namespace."""
+    if not over and not taken:
         attempt.append(entries)
         return
 
     def send(before: str, after: str, ids: list[str]) -> Append:
         numbered = [(id, kind, data) for id, (kind, data) in zip(ids, entries, strict=True)]
-        return attempt.store.receive(before, after, numbered, ended=names, taken=[event.id for event in taken])
+        return attempt.store.receive(before, after, numbered, ended=over, taken=[event.id for event in taken])
 
     attempt.leaving(lambda: attempt.journal.write(send, entries))
 

@@ -23,12 +23,13 @@ class Binding:
 
     skipped_ms = None
 
-    def __init__(self, store: Store, namespace: str, run: RunId, token: str, app: str) -> None:
+    def __init__(self, store: Store, namespace: str, run: RunId, token: str, app: str, reopened: int = 0) -> None:
         self.store = store
         self.namespace = namespace
         self.run = run
         self.token = token
         self.app = app
+        self.reopened = reopened
         self._client = store.client
         self._keys = store.keys.namespace(namespace)
         self._t = str(run)
@@ -58,7 +59,7 @@ class Binding:
     ) -> tuple[Claim, list[Entry]]:
         """CLAIM and the journal (beyond entry id `after`), in one round trip while it fits a page."""
         run: list[str | bytes] = [*self._head, nonce, self.store.lease_ms, str(retries), message, str(expect or "")]
-        run += ["1" if known_only else "", entry, encode(self.app), self.run.task]
+        run += ["1" if known_only else "", entry, encode(self.app), self.run.task, str(self.reopened)]
         commands: list[Sequence[str | bytes]] = [
             self._client.script("claim")(self._keys.all, *run),
             self._xrange(f"({after}" if after else "-"),
@@ -139,11 +140,14 @@ class Binding:
         after: str,
         entries: Sequence[tuple[str, str, bytes]],
         *,
-        ended: Sequence[str],
+        ended: Sequence[Await],
         taken: Sequence[str],
     ) -> Append:
         """RECEIVE: COMMIT that ends waits and takes events, by their ids, out of the inbox."""
-        arguments: list[str | bytes] = [*self._head[:3], before, after, str(len(ended)), str(len(taken)), *ended, *taken]
+        arguments: list[str | bytes] = [*self._head[:3], before, after, str(len(ended)), str(len(taken))]
+        for event, wait, _ in ended:
+            arguments += (encode(event), wait)
+        arguments += taken
         for entry in entries:
             arguments += entry
         return Append(self._client.run("receive", self._keys.all, *arguments))

@@ -48,9 +48,9 @@ class Store:
         self.lease_ms = str(int(settings.lease_ttl * 1000))
         self.retention_ms = str(int(settings.retention * 1000))
 
-    def bind(self, namespace: str, run: RunId, token: str, app: str) -> Binding:
-        """What one attempt of `run` asks of its namespace."""
-        return Binding(self, namespace, run, token, app)
+    def bind(self, namespace: str, run: RunId, token: str, app: str, reopened: int = 0) -> Binding:
+        """What one attempt of `run` asks of its namespace; `reopened` is how often the run was, as its message says."""
+        return Binding(self, namespace, run, token, app, reopened)
 
     # -- beside the runs --------------------------------------------------------------------------------------------
 
@@ -112,11 +112,14 @@ class Store:
         """A run that has not begun: its first claim finds this mark."""
         self.client.call("SET", self.keys.cancelled(task_id), "1", "PX", self.retention_ms)
 
-    def reopen(self, namespace: str, run: RunId, nonce: str, entry: bytes) -> tuple[str, str]:
-        """Let a failed or cancelled run begin again. Returns (OK, ""), (REFUSED, status), (UNKNOWN, ""), (LOST, "")."""
+    def reopen(self, namespace: str, run: RunId, nonce: str, entry: bytes, message: bytes, times: int) -> tuple[str, str]:
+        """Let a failed or cancelled run begin again, with this message, for the nth time.
+
+        Returns (OK, ""), (REFUSED, status), (UNKNOWN, ""), (LOST, "").
+        """
         keys = self.keys.namespace(namespace)
         index = ["PERSIST", self.keys.index(run.id)]
-        command = self.client.script("reopen")(keys.all, keys.prefix, keys.encoded, str(run), nonce, entry)
+        command = self.client.script("reopen")(keys.all, keys.prefix, keys.encoded, str(run), nonce, entry, message, str(times))
         answer = self.client.exchange(command, index)[0]
         if isinstance(answer, Exception):
             raise StepsError(f"run {run.id} cannot be reopened: {answer}") from answer

@@ -15,7 +15,7 @@ from celery.app.task import Context, Task
 from celery.exceptions import Ignore, Reject, Retry
 
 from celery_steps.codec import Codec, input_digest
-from celery_steps.engine import rollback
+from celery_steps.engine import news, rollback
 from celery_steps.engine.attempt import Attempt, current
 from celery_steps.engine.child import cancel_children
 from celery_steps.engine.journal import JournalStore
@@ -34,7 +34,7 @@ from celery_steps.errors import (
 from celery_steps.store.binding import Binding
 from celery_steps.store.keys import RunId
 from celery_steps.store.store import Store
-from celery_steps.worker import events, messages, process
+from celery_steps.worker import events, listening, messages, process
 from celery_steps.worker.beside import PROMPT, beside
 from celery_steps.worker.children import WorkerChildren
 from celery_steps.worker.heartbeat import Heartbeat
@@ -58,13 +58,14 @@ class Delivery:
         self.result = Result(task, request)
         self.run_id = RunId(task.name, request.id, request.replaced_task_nesting)
         token = process.token(request.hostname)
-        self.binding: Binding = store.bind(namespace, self.run_id, token, task.app.main or "")
+        self.binding: Binding = store.bind(namespace, self.run_id, token, task.app.main or "", messages.reopened(request))
         self._retry: tuple[float, int, bytes] | None = None  # delay, retries, message: prepared by retry()
         self._unthrown: Retry | None = None
         self.replaced = False
         self.final = False  # what leaves the body now is not to be retried
         settings = store.settings
         self.snapshot = messages.Snapshot(task, request, namespace)
+        ear = listening.of(task, in_worker=True)
         self.attempt = Attempt(
             store=self.binding,
             run=str(self.run_id),
@@ -76,6 +77,8 @@ class Delivery:
             call_digest=lambda: _call_digest(self.snapshot.args, self.snapshot.kwargs),
             message=self.snapshot,
             before_commit=task.before_commit,
+            listener=ear.listener,
+            hears=ear.hears,
             announce=self.result.write_suspended,
             emit=functools.partial(events.emit, task.app),
             show=self.result.write_progress,
@@ -187,6 +190,7 @@ class Delivery:
             self._wait_for_store(end)
         elif isinstance(end, LeaseLost):
             logger.warning("%s[%s]: %s", self.task.name, self.request.id, end)
+            news.of_run(self.attempt, "lease_lost", "running")
             if self.result.wrote_open:
                 self.known.put_back()
             self._close()
@@ -201,13 +205,13 @@ class Delivery:
         self._undo_and_finish("cancelled", b"")
         self._close()
 
-    def _undo_and_finish(self, outcome: str, value: bytes) -> bool:
+    def _undo_and_finish(self, outcome: str, value: bytes, error: BaseException | None = None) -> bool:
         """Celery has stored how the run ends: undo what it did, then record that. False: another attempt had finished it."""
         if self.attempt.journal.undoable and self.attempt.journal.rollback is None:
             rollback.begin(self.attempt, outcome, value)
         if self.attempt.journal.rollback is not None and self.attempt.crashes < self.attempt.max_crashes:
             rollback.undo(self.attempt)
-        return self.attempt.finish(outcome, value, stored=outcome, whatever=True)
+        return self.attempt.finish(outcome, value, stored=outcome, whatever=True, error=error)
 
     def _go_on_undoing(self, body: Callable[..., Any], args: Any, kwargs: Any) -> None:
         """The run is over but for its rollback: its body is replayed to where it ended, for the undos that it names."""
@@ -262,11 +266,16 @@ class Delivery:
         try:
             if self.attempt.owner:
                 value = self.attempt.codec.encode_failure(error or StepsError())
-                if not self._undo_and_finish(state, value):
+                if state == "failed":  # before it came to their waits: too many crashes, another code
+                    cancel_children(self.attempt.journal, self.attempt.children)
+                if not self._undo_and_finish(state, value, error):
                     self.known.put_back()
             elif self.attempt.journal.length or self.final:
                 self.binding.settle(state)
+                if self.attempt.lost:
+                    news.of_run(self.attempt, "run_finished", state, error=error)
         except LeaseLost:
+            news.of_run(self.attempt, "lease_lost", "running")
             self.known.put_back()
         except Suspended:  # between two tries of an undo
             pass
@@ -291,6 +300,8 @@ class Delivery:
             self._cancel()
         except (StepsError, AttemptEnded) as trouble:
             logger.warning("%s[%s]: its retry could not be recorded: %s", self.task.name, self.request.id, trouble)
+            if isinstance(trouble, LeaseLost):
+                news.of_run(self.attempt, "lease_lost", "running")
         finally:
             self._close()
         if self._retry is not None and delay <= 0:

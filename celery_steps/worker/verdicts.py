@@ -13,13 +13,14 @@ from celery.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery.worker import state
 from celery.worker.request import Request as CeleryRequest
 
+from celery_steps.details import Problem, RunDetails
 from celery_steps.engine.child import cancel_children
 from celery_steps.engine.entries import pack_control, pack_finish, pack_rollback
 from celery_steps.engine.journal import Journal
 from celery_steps.errors import StepsError, StoreUnavailable
 from celery_steps.store.keys import RunId
-from celery_steps.store.replies import Verdict
-from celery_steps.worker import messages, process, runtime
+from celery_steps.store.replies import Append, Verdict
+from celery_steps.worker import listening, messages, process, runtime
 from celery_steps.worker.children import WorkerChildren
 from celery_steps.worker.revoke import cancel
 
@@ -266,8 +267,7 @@ class Request(CeleryRequest):  # type: ignore[misc]
             binding = run.parts.main_store.bind(run.namespace, run.id, self._token, self._app.main or "")
             journal = Journal(binding, str(run.id))
             journal.absorb(binding.read("-"))
-            if outcome == "cancelled":
-                cancel_children(journal, WorkerChildren(self._app))
+            cancel_children(journal, WorkerChildren(self._app))
             if journal.undoable:
                 binding.begin_rollback(uuid4().hex, pack_rollback(str(run.id), outcome, value))
                 binding.release(0)
@@ -275,12 +275,28 @@ class Request(CeleryRequest):  # type: ignore[misc]
                 return
             before, id = f"{taken.fence}-0 {taken.uid}", f"{taken.fence}-1"
             entry = pack_finish(str(run.id), outcome, value)
-            binding.finish_and_settle(before, f"{id} {taken.uid}", id, entry, outcome)
+            if binding.finish_and_settle(before, f"{id} {taken.uid}", id, entry, outcome) is Append.OK:
+                self._tell_finished(run, outcome, error)
         except StepsError as trouble:
             logger.warning("%s[%s]: could not be settled yet: %s", self.name, self.id, trouble)
             return
         for head in binding.heads:
             self._publish(run._replace(id=head))
+
+    def _tell_finished(self, run: _Run, outcome: str, error: Exception | None) -> None:
+        ear = listening.of(self.task, in_worker=True)
+        if "run_finished" in ear.hears:
+            attempt = int(run.parts.main_store.fields(run.namespace).get(f"{run.id}:attempts") or 1)
+            details = RunDetails(
+                task=self.task.name,
+                run_id=run.id.id,
+                namespace=run.namespace,
+                attempt=attempt,
+                retries=self._context.retries,
+                status=outcome,
+                error=Problem.of(error) if error is not None else None,
+            )
+            ear.listener("run_finished", details)
 
     def _publish(self, run: _Run | None) -> None:
         if run is not None:

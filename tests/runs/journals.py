@@ -46,8 +46,13 @@ class Written:
         entry = fmt.pack_step((key, sequence), None, True, value, asked, began - self._attempt, ended - began, verb)
         return self.add("step", entry)
 
-    def wait(self, key: str, verb: str = "sleep", about: str = "", deadline: int = 0, detail: bytes = b"") -> Written:
-        return self.add("wait", fmt.pack_wait((key, 1), verb, about, deadline and START + deadline, detail))
+    def wait(self, key: str, began: int, verb: str = "sleep", about: str = "", deadline: int = 0) -> Written:
+        entry = fmt.pack_wait((key, 1), verb, about, deadline and START + deadline, b"", began - self._attempt)
+        return self.add("wait", entry)
+
+    def tried(self, key: str, began: int, ended: int, due: int) -> Written:
+        self.add("start", fmt.pack_start((key, 1)))
+        return self.add("tried", fmt.pack_tried((key, 1), START + due, b"", began - self._attempt, ended - began))
 
     def suspend(self) -> Written:
         return self.add("suspend", fmt.pack_suspend(str(self.run), "something", fmt.NEVER))
@@ -55,13 +60,13 @@ class Written:
     def finish(self, outcome: str = "succeeded") -> Written:
         return self.add("finish", fmt.pack_finish(str(self.run), outcome, b""))
 
-    def timeline(self, status: str = "running", changed: int = 0) -> Timeline:
+    def timeline(self, status: str = "running", changed: int = 0, now: int = 1_000_000) -> Timeline:
         history = History.of(self.entries)
         run = Run(
             self.namespace, self.run.id, self.run.task, status, 1, 0, 0, moment(0), moment(changed), None, None, None, None,
             history=tuple(attempt_of(past, False, None) for past in history.attempts_of(str(self.run))),
         )  # fmt: skip
-        return timeline_of(run, history, START + 1_000_000, self.codec)
+        return timeline_of(run, history, START + now, self.codec)
 
 
 def moment(ms: int) -> datetime:

@@ -13,7 +13,7 @@ from celery_steps.codec import pack
 from celery_steps.engine import entries as fmt
 from celery_steps.store.keys import RunId
 from delivering import deliver, published
-from runs.journals import START, Written, bars, edges, ms, span_of, statuses
+from runs.journals import Written, bars, edges, ms, span_of, statuses
 from runs.outside import crash, store_of
 
 # -- times --------------------------------------------------------------------------------------------------------------
@@ -29,18 +29,18 @@ def test_steps_lie_where_they_were_executed_counted_from_their_attempt() -> None
 
 
 def test_a_wait_goes_from_its_own_entry_to_its_outcome_in_a_later_attempt() -> None:
-    journal = Written().attempt(0).step("load", 10, 30).wait("cool-off", deadline=5000).suspend()
+    journal = Written().attempt(0).step("load", 10, 30).wait("cool-off", 35, deadline=5000).suspend()
     journal.attempt(5100).step("cool-off", 5101, 5101, verb="sleep").step("ship", 5102, 5200)
     timeline = journal.timeline()
-    assert bars(timeline) == [("load", 10, 30), ("cool-off", 30, 5101), ("ship", 5102, 5200)]
+    assert bars(timeline) == [("load", 10, 30), ("cool-off", 35, 5101), ("ship", 5102, 5200)]
     assert edges(timeline) == {"load": [], "cool-off": ["load"], "ship": ["cool-off"]}
     assert [(attempt.ended, ms(attempt.ended_at)) for attempt in timeline.attempts] == [("suspended", 30), ("interrupted", None)]
 
 
 def test_what_is_waited_for_has_no_end() -> None:
-    journal = Written().attempt(0).step("load", 0, 9).wait("yes", "wait_for_event", "order.approved").suspend()
+    journal = Written().attempt(0).step("load", 0, 9).wait("yes", 12, "wait_for_event", "order.approved").suspend()
     span = span_of(journal.timeline("suspended"), "yes")
-    assert (span.status, ms(span.began_at), span.ended_at, span.about) == ("waiting", 9, None, "order.approved")
+    assert (span.status, ms(span.began_at), span.ended_at, span.about) == ("waiting", 12, None, "order.approved")
 
 
 def test_a_request_from_outside_moves_no_step() -> None:
@@ -62,12 +62,10 @@ def test_the_steps_of_a_copy_lie_where_they_were_copied_one_after_the_other() ->
     assert edges(journal.timeline())["charge"] == ["load"]
 
 
-def test_a_try_that_failed_lies_where_it_began_and_the_next_one_not_before_it_was_due() -> None:
-    journal = Written().attempt(0).step("load", 0, 10)
-    journal.add("start", fmt.pack_start(("charge", 1))).add("tried", fmt.pack_tried(("charge", 1), START + 2000, b""))
-    journal.add("start", fmt.pack_start(("charge", 1)))
-    timeline = journal.timeline()
-    assert bars(timeline) == [("load", 0, 10), ("charge", 10, 10), ("charge", 2000, None)]
+def test_a_try_that_failed_lies_where_it_was_and_the_next_one_not_before_it_was_due() -> None:
+    journal = Written().attempt(0).step("load", 0, 10).tried("charge", 12, 80, due=2000)
+    timeline = journal.add("start", fmt.pack_start(("charge", 1))).timeline()
+    assert bars(timeline) == [("load", 0, 10), ("charge", 12, 80), ("charge", 2000, None)]
     assert [span.status for span in timeline.spans] == ["done", "raised", "begun"]
 
 
@@ -104,8 +102,18 @@ def test_steps_of_no_time_at_all_follow_each_other_as_in_the_journal() -> None:
     assert {span.lane for span in timeline.spans} == {0}
 
 
+def test_what_an_undo_took_is_known() -> None:
+    journal = Written().attempt(0).step("hotel", 0, 10).add("rollback", fmt.pack_rollback("run", "failed", b""), at=20)
+    journal.add("undo", fmt.pack_undo(("hotel", 1), False, b"", 25, 100)).add(
+        "undo", fmt.pack_undo(("hotel", 1), True, b"", 130, 50)
+    )
+    timeline = journal.timeline("failed", changed=200)
+    assert bars(timeline) == [("hotel", 0, 10), ("hotel", 25, 125), ("hotel", 130, 180)]
+    assert [span.status for span in timeline.spans] == ["undone", "raised", "done"]
+
+
 def test_a_wait_beside_a_branch_does_not_follow_it() -> None:
-    journal = Written().attempt(0).step("load", 0, 10).wait("paid", "wait_for_event", "paid").step("pack", 11, 400).suspend()
+    journal = Written().attempt(0).step("load", 0, 10).wait("paid", 11, "wait_for_event", "paid").step("pack", 11, 400).suspend()
     journal.attempt(900).step("paid", 901, 901, verb="wait_for_event").step("ship", 902, 950)
     timeline = journal.timeline()
     assert edges(timeline) == {"load": [], "paid": ["load"], "pack": ["load"], "ship": ["paid", "pack"]}
@@ -226,11 +234,20 @@ def test_a_run_that_begins_again_shows_what_it_did_before(app: Celery, runs: Run
 def test_a_corrupt_entry_is_a_span_like_the_others(app: Celery, runs: Runs, greet: Any) -> None:
     deliver(greet, id="id-1")
     key = store_of(app).keys.namespace("id-1").journal
-    for kind, data in (("step", b"\xc1damaged"), ("wait", pack([1, "w", 1, "run_task", "shop.x", 0, b"no plan"])), ("undo", b"")):
+    for kind, data in (
+        ("step", b"\xc1damaged"),
+        ("wait", pack([1, "w", 1, "run_task", "shop.x", 0, b"no plan", 1])),
+        ("undo", b""),
+    ):
         store_of(app).client.call("XADD", key, "*", kind, data)
-    spans = runs.timeline("id-1").spans
-    assert [(span.key, span.status) for span in spans] == [("say", "done"), ("", "corrupt"), ("w", "waiting"), ("", "corrupt")]
-    assert spans[2].child_id == ""
+    timeline = runs.timeline("id-1")
+    assert sorted((span.key, span.status) for span in timeline.spans) == [
+        ("", "corrupt"),
+        ("", "corrupt"),
+        ("say", "done"),
+        ("w", "waiting"),
+    ]
+    assert span_of(timeline, "w").child_id == ""
 
 
 def test_a_run_that_has_recorded_nothing_has_no_spans(app: Celery, runs: Runs, greet: Any) -> None:

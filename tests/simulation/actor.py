@@ -73,7 +73,7 @@ class Actor:
             return ask("commit", ((id, "step", f"{at}:{value(me)}".encode()),), record=True)
         if what == "receive":
             taken = tuple(filter(None, me.taking[:1]))
-            return ask("receive", ((id, "step", f"{at}:{value(me)}".encode()),), ended=(str(me.position),), taken=taken)
+            return ask("receive", ((id, "step", f"{at}:{value(me)}".encode()),), ended=(_await(me),), taken=taken)
         if what == "suspend":
             return ask("suspend", ((id, "suspend", at.encode()),), **self._until(me))
         if what == "retry":
@@ -87,7 +87,7 @@ class Actor:
         letter = self.scenario.bodies[me.run][me.position]
         if letter == "z":
             return {"delay": requests.TTL_MS}
-        awaits = (Await(requests.EVENT, str(me.position), b"match"),)
+        awaits = (_await(me),)
         return {"delay": requests.TTL_MS if letter == "W" else NEVER - requests.NOW, "awaits": awaits, "seen": me.seen}
 
     def _closing(self, me: Attempt, outcome: str, state: str) -> Attempt:
@@ -111,6 +111,11 @@ def is_executing(attempt: Attempt) -> bool:
     """Whether this attempt runs its body as the owner, as far as it can know."""
     left = attempt.pending.startswith(LEAVING)
     return bool(attempt.fence) and not attempt.stalled and not left and attempt.phase in EXECUTING
+
+
+def _await(attempt: Attempt) -> Await:
+    """The wait that it has come to; no other run waits for what this one waits for."""
+    return Await(requests.EVENT, f"{attempt.run}:{attempt.position}", b"match")
 
 
 def value(attempt: Attempt) -> str:

@@ -119,7 +119,7 @@ class Checks:
             matches |= {f"{name}:match:{wait}" for wait in of_run}
             if len(of_run) < len(waits) or fields.get(f"{name}:await") == "":
                 yield "E5 a wait is registered twice, or no wait"
-            if of_run and (f"{name}:outcome" in fields or over & {f"{run}:{wait}" for wait in of_run}):
+            if of_run and (f"{name}:outcome" in fields or over & of_run):
                 yield "E5 a wait that is over is registered"
             if not of_run and fields.get(f"{name}:wake") == str(NEVER) and fields[f"{name}:status"] == "suspended":
                 yield "E5 a run waits for an event and is not registered"
