@@ -15,7 +15,7 @@ _HOSTILE = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}
 
 def safe(text: str) -> str:
     """One line that shows every character as itself or as an escape."""
-    if text.isprintable() and not any(map(_stacks, text)):
+    if text.isprintable() and (text.isascii() or not any(map(_stacks, text))):
         return text
     return "".join(_escaped(c) if _is_hostile(c) else c for c in text)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 
 from celery_steps.past import RunAttempt
 from celery_steps.timeline import Span, Timeline
@@ -117,10 +117,10 @@ def _end(timeline: Timeline, i: int, last: datetime) -> datetime:
         return last
     if attempt.ended_at is not None:
         return max(attempt.began_at, min(attempt.ended_at, last))
-    limit = timeline.attempts[i + 1].began_at if i + 1 < len(timeline.attempts) else last
+    limit = timeline.attempts[i + 1].began_at if i + 1 < len(timeline.attempts) else datetime.max.replace(tzinfo=timezone.utc)
     mine = [span for span in timeline.spans if span.run_id == timeline.run_id]
     known = [moment for span in mine for moment in (span.began_at, span.ended_at) if moment is not None]
-    return max([attempt.began_at, *(moment for moment in known if attempt.began_at <= moment <= limit)])
+    return max([attempt.began_at, *(moment for moment in known if attempt.began_at <= moment < limit)])
 
 
 class Axis:
@@ -164,7 +164,7 @@ def _pieces(start: datetime, last: datetime, work: Iterable[tuple[datetime, date
 def _shares(stretches: Sequence[tuple[datetime, datetime, bool]]) -> list[Piece]:
     """How much of the axis each gets."""
     gaps = sum(gap for _, _, gap in stretches)
-    each = min(_GAP, _ALL_GAPS / gaps) if gaps else 0.0
+    each = 0.0 if not gaps else 100 / gaps if gaps == len(stretches) else min(_GAP, _ALL_GAPS / gaps)
     seconds = [0.0 if gap else max(1e-3, (end - start).total_seconds()) for start, end, gap in stretches]
     floor = sum(seconds) * _LEAST / 100
     weights = [max(value, floor) if value else 0.0 for value in seconds]
