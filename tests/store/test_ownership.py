@@ -183,7 +183,7 @@ def test_namespaces_that_look_alike_have_journals_of_their_own(store: Store) -> 
 
 def test_only_the_process_that_has_the_run_is_asked_to_hand_it_over(store: Store) -> None:
     def ask(process: str, nonce: str) -> str:
-        answer, _ = store.control("order-42", old.run, what="handover", nonce=nonce, entry=b"", process=process)
+        answer, _ = store.control("order-42", old.run, what="handover", nonce=nonce, entry=b"", owner=process)
         return answer
 
     old = Owner(store, token="old@node/7/1/1")
