@@ -53,7 +53,9 @@ def test_a_task_without_send_events_sends_none(app: Celery, monkeypatch: pytest.
 def test_every_event_says_what_it_is_about_in_plain_values() -> None:
     until = datetime(2030, 1, 1, tzinfo=timezone.utc)
     place: dict[str, Any] = {"task": "order", "run_id": "id-1", "namespace": "order-42", "attempt": 2}
-    step = StepDetails(**place, key="pay", sequence=1, verb="run", took_ms=5, error=Problem("ValueError", "no"), next_try=until)
+    step = StepDetails(
+        **place, key="pay", sequence=1, verb="run", began_at=until, took_ms=5, error=Problem("ValueError", "no"), next_try=until
+    )
     run = RunDetails(**place, retries=0, status="suspended", waits=(Awaited("nap", "sleep", until),), until=until)
     common = {"uuid": "id-1", "task": "order", "namespace": "order-42", "attempt": 2}
     assert json.loads(json.dumps(monitoring.fields_of(step))) == {

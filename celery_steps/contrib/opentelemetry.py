@@ -10,7 +10,6 @@ message's headers name, if there is one. Later attempts, in whatever process, li
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -106,11 +105,11 @@ class Tracing:
     def _step(self, details: StepDetails, **_: Any) -> None:
         attempt = self._open.get((details.run_id, details.attempt))
         within = trace.set_span_in_context(attempt.span) if attempt is not None else None
-        now = time.time_ns()
+        began = int(details.began_at.timestamp() * 1e9)
         span = self._tracer.start_span(
             f"step/{details.key}",
             context=within,
-            start_time=now - details.took_ms * 1_000_000,
+            start_time=began,
             attributes={
                 **_place(details),
                 "celery_steps.key": details.key,
@@ -120,7 +119,7 @@ class Tracing:
             },
         )
         _fail(span, details.error)
-        span.end(now)
+        span.end(began + details.took_ms * 1_000_000)
 
     def _end(self, details: RunDetails, **_: Any) -> None:
         attempt = self._open.pop((details.run_id, details.attempt), None)

@@ -135,7 +135,7 @@ def _try(call: Call, journal: Journal, append: Append) -> Known | None:
         append([("step", entry)])
     finally:
         if call.identity in journal.steps:  # also where a signal in the middle of the commit is raised after it
-            news.of_step(attempt, "step_executed", call.identity, call.verb, took, namespace=call.namespace)
+            news.of_step(attempt, "step_executed", call.identity, call.verb, began, took, namespace=call.namespace)
     # What the first call returns and what a replay returns are the same: the decoded record.
     return Known(value if type(value) in _ATOMS else attempt.codec.decode(encoded, hint=hint, **call.where))
 
@@ -200,8 +200,8 @@ def _retried(call: Call, journal: Journal, number: int, error: Exception, began:
     due = attempt.now_ms() + int(pause * 1000)
     tried = fmt.pack_tried(call.identity, due, attempt.codec.encode_failure(error, **call.where))
     attempt.append([("tried", tried)], record=False)
-    took = attempt.clock() - began
-    news.of_step(attempt, "step_failed", call.identity, call.verb, took, error=error, recorded=False, next_try=due)
+    when = began, attempt.clock() - began
+    news.of_step(attempt, "step_failed", call.identity, call.verb, *when, error=error, recorded=False, next_try=due)
     return True
 
 
@@ -235,7 +235,7 @@ def failure_of(call: Call, error: Exception, began: int, cause: BaseException | 
         borrowed(call.attempt, call.namespace, call.identity[0], lambda journal, give_back: give_back(entries))
 
     commit = call.attempt.append if call.namespace == call.attempt.namespace else elsewhere
-    return Failure(call.identity, error, pack, commit, cause or error, called, call.verb, took, call.namespace)
+    return Failure(call.identity, error, pack, commit, cause or error, called, call.verb, began, took, call.namespace)
 
 
 def _input(call: Call) -> bytes | None:
