@@ -279,6 +279,10 @@ class Attempt:
             self.newest_fence = self.journal.fence
         return self.journal.cancelled
 
+    def elapsed(self) -> float:
+        """Seconds since this attempt's fence."""
+        return time.monotonic() - self._began
+
     def clock(self) -> int:
         """Milliseconds since this attempt's fence."""
         return int((time.monotonic() - self._began) * 1000)

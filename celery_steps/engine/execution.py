@@ -141,7 +141,7 @@ def _try(call: Call, journal: Journal, append: Append) -> Known | None:
     finally:
         recorded = journal.steps.get(call.identity)
         if recorded is not None and not recorded.said:  # also where a signal in the middle of the commit is raised after it
-            news.of_step(attempt, "step_executed", call.identity, call.verb, took, namespace=call.namespace)
+            news.of_step(attempt, "step_executed", call.identity, call.verb, began, took, namespace=call.namespace)
     # What the first call returns and what a replay returns are the same: the decoded record.
     return Known(value if type(value) in _ATOMS else attempt.codec.decode(encoded, hint=hint, **call.where))
 
@@ -229,8 +229,8 @@ def _retried(call: Call, journal: Journal, number: int, error: Exception, began:
     failure = attempt.codec.encode_failure(error, **call.where)
     tried = fmt.pack_tried(call.identity, due, failure, began, attempt.clock() - began)
     attempt.append([("tried", tried)], record=False)
-    took = attempt.clock() - began
-    news.of_step(attempt, "step_failed", call.identity, call.verb, took, error=error, recorded=False, next_try=due)
+    when = began, attempt.clock() - began
+    news.of_step(attempt, "step_failed", call.identity, call.verb, *when, error=error, recorded=False, next_try=due)
     return True
 
 
@@ -264,7 +264,7 @@ def failure_of(call: Call, error: Exception, began: int, cause: BaseException | 
         borrowed(call.attempt, call.namespace, call.identity[0], lambda journal, give_back: give_back(entries))
 
     commit = call.attempt.append if call.namespace == call.attempt.namespace else elsewhere
-    return Failure(call.identity, error, pack, commit, cause or error, called, call.verb, took, call.namespace)
+    return Failure(call.identity, error, pack, commit, cause or error, called, call.verb, began, took, call.namespace)
 
 
 def _input(call: Call) -> bytes | None:

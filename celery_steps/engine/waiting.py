@@ -106,7 +106,7 @@ class Wait:
         name = "step_executed" if step.ok else "step_failed"
         if name in self.attempt.hears:
             error = None if step.ok else self.attempt.codec.decode_failure(step.value, **self.where)
-            news.of_step(self.attempt, name, self.identity, self.verb, step.took, error=error)
+            news.of_step(self.attempt, name, self.identity, self.verb, step.began, step.took, error=error)
 
     def value_of(self, step: Step) -> Any:
         """What the recorded outcome means to the caller; raises a recorded failure."""

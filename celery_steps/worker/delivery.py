@@ -35,7 +35,7 @@ from celery_steps.errors import (
 from celery_steps.store.binding import Binding
 from celery_steps.store.keys import RunId
 from celery_steps.store.store import Store
-from celery_steps.worker import events, listening, messages, process
+from celery_steps.worker import events, listening, messages, monitoring, process
 from celery_steps.worker.beside import PROMPT, beside
 from celery_steps.worker.children import WorkerChildren
 from celery_steps.worker.heartbeat import Heartbeat
@@ -214,7 +214,10 @@ class Delivery:
             rollback.begin(self.attempt, outcome, value)
         if self.attempt.journal.rollback is not None and self.attempt.crashes < self.attempt.max_crashes:
             rollback.undo(self.attempt)
-        return self.attempt.finish(outcome, value, stored=outcome, whatever=True, error=error)
+        finished = self.attempt.finish(outcome, value, stored=outcome, whatever=True, error=error)
+        if finished and outcome == "cancelled":
+            monitoring.send_revoked(self.task, self.request.id)
+        return finished
 
     def _go_on_undoing(self, body: Callable[..., Any], args: Any, kwargs: Any) -> None:
         """The run is over but for its rollback: its body is replayed to where it ended, for the undos that it names."""
