@@ -1,28 +1,20 @@
-"""Deliver a message to a durable task in this process, through Celery's own tracer, as a worker's child does."""
+"""The testing kit's deliveries, to tasks of an app on a real Redis."""
 
 from __future__ import annotations
 
 from contextlib import suppress
-from functools import partial
 from itertools import count
 from typing import Any
-from uuid import uuid4
 
 from celery import Celery
-from celery.app.trace import build_tracer
 from celery.backends.redis import RedisBackend
 
+from celery_steps.testing.delivery import app_of_its_own as app_of_its_own
+from celery_steps.testing.delivery import deliver as deliver
 from celery_steps.worker import runtime
 from servers import RedisServer
 
 _databases = count(8, 3)
-
-
-def app_of_its_own(name: str, **options: Any) -> Celery:
-    """An app whose tasks are not shared with every other app of the process, as `@app.task` would."""
-    app = Celery(name, set_as_current=False, **options)
-    app.task = partial(app.task, shared=False)
-    return app
 
 
 def make_app(server: RedisServer, **settings: Any) -> Celery:
@@ -45,24 +37,6 @@ def close(app: Celery) -> None:
     app.pool.force_close_all()
     if isinstance(app.backend, RedisBackend):
         app.backend.client.connection_pool.disconnect()
-
-
-def deliver(task: Any, *args: Any, id: str = "", retries: int = 0, redelivered: bool = False, **request: Any) -> Any:
-    """One delivery. Returns what the tracer returns: `.retval`, and `.info` for an end other than success."""
-    id = id or str(uuid4())
-    request = {
-        "id": id,
-        "task": task.name,
-        "args": list(args),
-        "kwargs": request.pop("kwargs", {}),
-        "retries": retries,
-        "hostname": "worker@here",
-        "delivery_info": {"exchange": "", "routing_key": "celery", "redelivered": redelivered},
-        "is_eager": False,
-        **request,
-    }
-    tracer = build_tracer(task.name, task, app=task.app)
-    return tracer(id, request["args"], request["kwargs"], request)
 
 
 def namespace_fields(app: Celery, namespace: str) -> dict[str, str]:
