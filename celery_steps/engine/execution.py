@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import time
 import typing
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
@@ -161,13 +160,14 @@ def _begin(call: Call, journal: Journal) -> CurrentStep:
 
 
 def _called(call: Call, step: CurrentStep) -> Any:
+    around = call.attempt.around
+    handler = call.handler if around is None else partial(around, step, call.verb, call.handler)
     token, handling_token = executing.set(step), handling.set(call.attempt)
     try:
         timeout = call.options.get("timeout") if call.options else None
         if timeout is not None:
-            handler = partial(call.handler, call.input) if call.gets_input else call.handler
-            return within(duration(timeout, "timeout"), step.key, handler)
-        value = call.handler(call.input) if call.gets_input else call.handler()
+            return within(duration(timeout, "timeout"), step.key, partial(handler, call.input) if call.gets_input else handler)
+        value = handler(call.input) if call.gets_input else handler()
         return wait_for(value) if inspect.isawaitable(value) else value
     finally:
         handling.reset(handling_token)
@@ -243,7 +243,7 @@ def _rest_until(call: Call, due: int) -> None:
         told = {"key": key, "sequence": sequence, "waiting_for": "retry", "until": until}
         rest(call.attempt, Pause(f"retry of {key!r} (occurrence {sequence})", due, told))
     elif left > 0 and call.attempt.store.skipped_ms is None:
-        time.sleep(left / 1000)
+        call.attempt.timer.sleep(left / 1000)
 
 
 def _record_failure(call: Call) -> None:

@@ -6,9 +6,10 @@ import functools
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any
 
 from celery import signals
@@ -51,7 +52,16 @@ latest: ContextVar[Delivery | None] = ContextVar("celery_steps_delivery", defaul
 class Delivery:
     """Runs a body for one delivered message and gives Celery its outcome."""
 
-    def __init__(self, task: Task, request: Context, namespace: str, store: Store, codec: Codec, heartbeat: Heartbeat) -> None:
+    def __init__(
+        self,
+        task: Task,
+        request: Context,
+        namespace: str,
+        store: Store,
+        codec: Codec,
+        heartbeat: Heartbeat,
+        doors: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         self.task = task
         self.request = request
         self.store = store
@@ -93,6 +103,7 @@ class Delivery:
             max_crashes=settings.max_crashes,
             record_input=settings.record_input,
             request=request,
+            **doors,
         )
         self.known = Known(self.attempt, self.binding, self.result, self._hold)
 
