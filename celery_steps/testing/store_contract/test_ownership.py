@@ -193,7 +193,7 @@ def test_only_the_process_that_has_the_run_is_asked_to_hand_it_over(store: Store
     assert ask("old@node/7/", "n2") == "REFUSED", "it has left"
     new = Owner(store, token="new@node/7/1/1")
     new.claim()
-    for process in ("old@node/7/", "new@node/77/", ""):
+    for process in ("old@node/7/", "new@node/77/"):
         assert ask(process, f"n of {process}") == "REFUSED"
     assert new.commit() is Append.OK, "nothing was written beside it"
     new.finish_and_settle()
