@@ -186,8 +186,10 @@ class Runs:
         lookup = self._lookup
         if lookup.find(name)[1]:
             control.cancel(self.app, *lookup.one(name))
-        else:
-            control.cancel_unknown(self.app, name)
+            return
+        control.cancel_unknown(self.app, name)
+        if lookup.find(name)[1]:  # it has begun in this very moment, perhaps before the mark
+            control.cancel(self.app, *lookup.one(name))
 
     def pause(self, name: str) -> None:
         """Ask a run to start no further step until it is unpaused. Its sleeps and deadlines go on; events are kept.
@@ -216,7 +218,9 @@ class Runs:
 
         Args:
             key, sequence: the step, where several are in doubt.
-            done: it had its effect: this is its result.
+            done: it had its effect: this is its result. Where `returns=` or the handler's annotation names a class, plain data
+                will do: a dict of its fields, an Enum's value. If it does not fit, the step is in doubt again, and the run's
+                `waiting` says why.
             failed: it failed: StepFailed with this text is raised in the body.
             rerun: it had no effect: its handler is called again.
 

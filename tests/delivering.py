@@ -12,6 +12,7 @@ from celery import Celery
 from celery.app.trace import build_tracer
 from celery.backends.redis import RedisBackend
 
+from celery_steps.store.keys import RunId
 from celery_steps.worker import runtime
 from servers import RedisServer
 
@@ -61,8 +62,17 @@ def deliver(task: Any, *args: Any, id: str = "", retries: int = 0, redelivered: 
         "is_eager": False,
         **request,
     }
+    if "steps_ticket" in (request.get("headers") or {}):
+        request["headers"] = {**_reopened(task, id), **request["headers"]}
     tracer = build_tracer(task.name, task, app=task.app)
     return tracer(id, request["args"], request["kwargs"], request)
+
+
+def _reopened(task: Any, id: str) -> dict[str, int]:
+    """What the message of a run's ticket says beside: how often it was reopened."""
+    store = runtime.of(task.app).main_store
+    times = store.fields(store.namespace_of(id)).get(f"{RunId(task.name, id)}:reopened")
+    return {} if times is None else {"steps_reopened": int(times)}
 
 
 def namespace_fields(app: Celery, namespace: str) -> dict[str, str]:

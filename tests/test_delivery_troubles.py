@@ -13,14 +13,15 @@ from billiard.einfo import ExceptionInfo
 from celery import Celery
 from celery.exceptions import SoftTimeLimitExceeded
 
-from celery_steps import DurableTask, JournalLost, RunCancelled, StoreUnavailable
+from celery_steps import DurableTask, JournalLost, RunCancelled, Runs, StoreUnavailable
 from celery_steps.codec import pack
 from celery_steps.engine.journal import Journal
 from celery_steps.errors import StoreLost
 from celery_steps.store.binding import Binding
 from celery_steps.store.keys import RunId
 from celery_steps.worker import messages, runtime
-from celery_steps.worker.delivery import Delivery
+from celery_steps.worker.children import WorkerChildren
+from celery_steps.worker.delivery import Delivery, latest
 from celery_steps.worker.verdicts import Request
 from delivering import close, deliver, make_app, namespace_fields, published
 from servers import RedisServer, wait_until
@@ -263,4 +264,126 @@ def test_a_store_without_memory_does_not_fail_a_run(start_redis: Callable[..., R
     with server.client() as client:
         client.config_set("maxmemory", 0)
     assert outcome(deliver(task, id=RUN.id, redelivered=True)) == "SUCCESS"
+    close(app)
+
+
+# -- children of a run that ends from outside its body -------------------------------------------------------------------
+
+
+def child() -> int:
+    return 1
+
+
+crashes = True
+
+
+def with_child(self: DurableTask) -> None:
+    if self.step.resumed and crashes:
+        raise KeyboardInterrupt  # the process is gone
+    self.step.run_task("child", "child")
+
+
+def die_while_the_child_runs(app: Celery) -> Any:
+    app.task(name="child")(child)
+    task = durable(app, with_child)
+    deliver(task, id=RUN.id)
+    wait_until_due(app)
+    with pytest.raises(KeyboardInterrupt):
+        redeliver(task)
+    return task
+
+
+@pytest.fixture
+def revoked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many children were cancelled, at each request."""
+    cancelled: list[int] = []
+    monkeypatch.setattr(WorkerChildren, "cancel", lambda self, details: cancelled.append(len(details)))
+    return cancelled
+
+
+def sent_children(app: Celery) -> list[str]:
+    return [message.headers["id"] for message in published(app) if message.headers["task"] == "child"]
+
+
+def test_a_run_that_crashed_too_often_cancels_its_children_and_sends_others_when_retried(
+    app: Celery, revoked: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app.conf.steps_max_crashes = 1
+    task = die_while_the_child_runs(app)
+    (first,) = sent_children(app)
+    wait_until_due(app)
+    assert outcome(redeliver(task)) == "FAILURE"
+    assert (field(app, "settled"), revoked) == ("failed", [1])
+
+    Runs(app).retry(RUN.id)
+    monkeypatch.setattr("test_delivery_troubles.crashes", False)
+    redeliver(task)
+    (second,) = sent_children(app)
+    assert second != first, "that one was cancelled"
+
+
+def test_a_run_that_is_ended_by_the_hard_time_limit_cancels_its_children(app: Celery, revoked: list[int]) -> None:
+    task = die_while_the_child_runs(app)
+    task.apply_async(task_id=RUN.id, ignore_result=True)
+    (message,) = (message for message in published(app) if message.headers["id"] == RUN.id)
+    request = Request(message, app=app, task=task, hostname="worker@here", decoded=False)
+    request.time_start = time.time()
+    latest.set(None)  # the main process has no delivery
+    request.on_timeout(False, 1.0)
+    assert (field(app, "settled"), revoked) == ("failed", [1])
+
+
+# -- Redis out of memory --------------------------------------------------------------------------------------------------
+
+
+class Memory:
+    """Of a Redis with a limit."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self.client = server.client()
+
+    def fill(self) -> None:
+        self.client.config_set("maxmemory", self.client.info("memory")["used_memory"] // 2)
+        with pytest.raises(redis.OutOfMemoryError):
+            self.client.set("one", "more")
+
+    def free(self) -> None:
+        self.client.config_set("maxmemory", 0)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_an_effect_is_recorded_without_memory_and_no_other_begins_before_there_is_some(
+    start_redis: Callable[..., RedisServer], beside: bool
+) -> None:
+    server = start_redis()
+    memory = Memory(server)
+    app = make_app(server, steps_lease_ttl=0.2, result_backend="cache+memory://")
+    done: list[str] = []
+
+    def one() -> None:
+        done.append("one")
+        if len(done) == 1:
+            memory.fill()
+
+    def body(self: DurableTask) -> list[str]:
+        if beside:
+            with self.step.parallel(max_workers=1) as p:
+                p.run("one", one)
+                p.run("two", lambda: done.append("two"))
+        else:
+            self.step.run("one", one)
+            self.step.run("two", lambda: done.append("two"))
+        return done
+
+    task = durable(app, body)
+    assert outcome(deliver(task, id=RUN.id)) == "IGNORED"
+    run = Runs(app).get(RUN.id)
+    assert (run.status, run.waiting, done) == ("suspended", "memory in Redis", ["one"])
+    assert [record.key for record in Runs(app).records(RUN.id)] == ["one"]
+    wait_until_due(app)
+    assert outcome(redeliver(task)) == "REJECTED", "it cannot begin"
+    memory.free()
+    assert outcome(redeliver(task)) == "SUCCESS"
+    assert done == ["one", "two"]
+    memory.client.close()
     close(app)

@@ -1,10 +1,12 @@
 """Values to bytes and back, exceptions too, and the fingerprint of an input. Never pickle.
 
 values.py is the format, objects.py and hints.py know classes, lower.py and rebuild.py take objects apart and put them
-together, record.py is what a journal holds, failures.py is about exceptions, hashing.py about inputs.
+together, fit.py makes objects of what people say, record.py is what a journal holds, failures.py is about exceptions,
+hashing.py about inputs.
 """
 
 from celery_steps.codec.failures import RecordedTraceback
+from celery_steps.codec.fit import fit
 from celery_steps.codec.hashing import HASH_VERSION, NO_INPUT_HASH, input_digest, input_hash
 from celery_steps.codec.hints import PLAIN
 from celery_steps.codec.record import Codec, Transform
@@ -18,6 +20,7 @@ __all__ = [
     "Codec",
     "RecordedTraceback",
     "Transform",
+    "fit",
     "input_digest",
     "input_hash",
     "pack",

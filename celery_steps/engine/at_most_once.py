@@ -39,10 +39,10 @@ def intend(
     return None
 
 
-def doubt(attempt: Attempt, identity: Identity) -> None:
-    """Leave the worker until an operator says what became of this step. Raises Suspended."""
+def doubt(attempt: Attempt, identity: Identity, why: str = "") -> None:
+    """Leave the worker until an operator says what became of this step. Raises Suspended. `why` it is in doubt again."""
     key, sequence = identity
-    about = f"resolve of {key!r} (occurrence {sequence}), which is in doubt"
+    about = f"resolve of {key!r} (occurrence {sequence}), which is in doubt{why and f' again: {why}'}"
     info = {"key": key, "sequence": sequence, "waiting_for": "resolve", "until": None}
     rest(attempt, Pause(about, fmt.NEVER, info, "in_doubt"))
 

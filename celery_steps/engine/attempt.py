@@ -225,6 +225,8 @@ class Attempt:
         self.ask()
         if self.journal.paused:
             rest(self, Pause("unpause", fmt.NEVER, {"waiting_for": "unpause", "until": None}, "paused"))
+        if self.journal.short:  # nobody knows whether one more outcome could be recorded
+            rest(self, Pause("memory in Redis", self.now_ms() + int(self.lease * 1000), {"waiting_for": "memory", "until": None}))
         if self.journal.handed_over:
             rest(self, Pause("another worker", 0, {"waiting_for": "another worker", "until": None}))
 

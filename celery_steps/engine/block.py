@@ -18,7 +18,7 @@ from celery_steps.engine import loops
 from celery_steps.engine.attempt import Attempt, active_attempt
 from celery_steps.engine.execution import Call, execute, failure_of
 from celery_steps.engine.failure import Failure
-from celery_steps.engine.once import branch_call
+from celery_steps.engine.once import branch_call, check_record
 from celery_steps.engine.parallel import Branch, Dropped, Future
 from celery_steps.engine.pause import Pausing
 from celery_steps.engine.waiting import Ended, Wait, commit, pack_end, recorded, wait_for
@@ -50,9 +50,11 @@ class Block:
         branch = Branch(call)
         step = self._attempt.journal.steps.get(call.identity)
         if step is not None:
+            check_record(call, step)
+        if step is not None and not step.said:
             branch.replay(step)
         self._branches.append(branch)
-        if step is None:
+        if step is None or step.said:
             branch.context = copy_context()
             self._submit(branch)
         return branch.future
@@ -235,9 +237,9 @@ class Block:
         failures = [
             failure for branch in self._branches if (failure := self._failure(branch, cause, branch in dropped)) is not None
         ]
-        names = [wait.name for wait in abandoned if wait.reads_inbox]
+        over = [await_ for wait in abandoned for await_ in wait.awaits()]
         for failure in failures:
-            failure.commit = lambda entries: commit(self._attempt, entries, names)
+            failure.commit = lambda entries: commit(self._attempt, entries, over)
         self._attempt.failures += failures
 
     def _failure(self, branch: Branch, cause: Exception, is_dropped: bool) -> Failure | None:

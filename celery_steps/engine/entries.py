@@ -32,6 +32,7 @@ class Step(NamedTuple):
     verb: str = "run"  # which verb recorded it
     undo: bool = False  # it has a rollback
     reference: bytes | None = None  # what the task's before_commit returned, encoded
+    said: bool = False  # by an operator, as plain data: the attempt that comes by makes it what the code works with
 
     @property
     def occurred_at_ms(self) -> int:

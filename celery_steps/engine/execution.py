@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import time
 import typing
 from collections.abc import Callable, Sequence
@@ -12,12 +13,12 @@ from datetime import datetime, timezone
 from functools import lru_cache, partial
 from typing import Any
 
-from celery_steps.codec import PLAIN
+from celery_steps.codec import PLAIN, Codec, fit
 from celery_steps.engine import entries as fmt
 from celery_steps.engine.at_most_once import Known, doubt, intend
 from celery_steps.engine.attempt import Attempt, handling
 from celery_steps.engine.borrow import borrowed
-from celery_steps.engine.entries import Identity
+from celery_steps.engine.entries import Identity, Step
 from celery_steps.engine.failure import Failure
 from celery_steps.engine.identity import NO_INPUT, idempotency_key
 from celery_steps.engine.journal import Journal
@@ -27,6 +28,8 @@ from celery_steps.engine.retry import RetryPolicy
 from celery_steps.engine.timeout import within
 from celery_steps.errors import NoActiveRun, ResultError, StepTimeout
 from celery_steps.times import duration
+
+logger = logging.getLogger("celery_steps")
 
 Append = Callable[[Sequence[tuple[str, bytes]]], None]
 
@@ -109,7 +112,9 @@ def _try(call: Call, journal: Journal, append: Append) -> Known | None:
     attempt, options, hint = call.attempt, call.options, call.hint
     attempt.before_effect()
     step = _begin(call, journal)
-    known = _intended(call, step) if options.get("at_most_once") else None
+    known = _said(call, journal)
+    if known is None and options.get("at_most_once"):
+        known = _intended(call, step)
     began, returned = attempt.clock(), False
     try:
         value = _called(call, step) if known is None else known.value
@@ -168,6 +173,28 @@ def _intended(call: Call, step: CurrentStep) -> Known | None:
     input = None if call.input is NO_INPUT else call.input
     ask = None if reconcile is None else lambda: reconcile(input, step.idempotency_key)
     return intend(call.attempt, call.identity, call.digest, call.undo, ask)
+
+
+def _said(call: Call, journal: Journal) -> Known | None:
+    """What an operator said that this step came to. Where it does not fit the code, the step is in doubt again."""
+    step = journal.steps.get(call.identity)
+    if step is None or not step.said:
+        return None
+    try:
+        return Known(said_value(call.attempt.codec, step, call.hint, **call.where))
+    except ResultError as error:
+        if call.namespace != call.attempt.namespace:
+            raise
+        why = f"what was said of it cannot be its result: {error}"
+        logger.warning("%s[%s]: step %r is in doubt again: %s", call.attempt.task, call.attempt.run_id, call.identity[0], why)
+        call.attempt.append([("intent", fmt.pack_intent(call.identity, call.digest, call.undo))], record=False)
+        doubt(call.attempt, call.identity, why)
+        raise
+
+
+def said_value(codec: Codec, step: Step, hint: Any, **where: Any) -> Any:
+    """What was said of a step, in the classes that the hint names. ResultError says what does not fit."""
+    return fit(codec.decode(step.value, hint=hint, **where), hint)
 
 
 def _referred(call: Call, step: CurrentStep, value: Any, began: int) -> bytes:

@@ -97,6 +97,7 @@ class History:
         identity = (step.key, step.sequence)
         seen = PastStep(entry.id, self._now, DONE if step.ok else FAILED, identity, step)
         self._close(identity)
+        self._unsay(identity)
         self._waits.pop(identity, None)
         self.steps.append(seen)
         self._standing.setdefault(identity, seen)
@@ -113,6 +114,8 @@ class History:
 
     def _start(self, entry: Entry) -> None:
         key, sequence, *_ = fmt.read(entry)
+        if entry.kind == "intent":
+            self._unsay((key, sequence))
         self.steps.append(PastStep(entry.id, self._now, BEGUN, (key, sequence)))
         if self._now is not None:
             self._now.in_flight = (key, sequence)
@@ -126,11 +129,18 @@ class History:
         _, key, sequence, how, value = fmt.read(entry)
         if how == "rerun":
             return
-        step = Step(entry.id, key, sequence, None, how == "done", value, None, 0, 0)
+        step = Step(entry.id, key, sequence, None, how == "done", value, None, 0, 0, said=how == "done")
         seen = PastStep(entry.id, self._now, DONE if step.ok else FAILED, (key, sequence), step)
         self.steps = [past for past in self.steps if past.status != BEGUN or past.identity != (key, sequence)]
         self.steps.append(seen)
         self._standing.setdefault((key, sequence), seen)
+
+    def _unsay(self, identity: Identity) -> None:
+        """What an operator said of this step is recorded by the run, or did not fit."""
+        said = self._standing.get(identity)
+        if said is not None and said.step is not None and said.step.said:
+            del self._standing[identity]
+            self.steps.remove(said)
 
     def _close(self, identity: Identity) -> None:
         """The step that was begun last has an outcome: one line for both."""

@@ -113,7 +113,7 @@ class MemoryStore:
         after: str,
         entries: Sequence[tuple[str, str, bytes]],
         *,
-        ended: Sequence[str],
+        ended: Sequence[Await],
         taken: Sequence[str],
     ) -> Append:
         inboxes[self.namespace] = [event for event in inboxes[self.namespace] if event.id not in taken]

@@ -35,6 +35,7 @@ def run_step(attempt: Attempt, key: str, input: Any, handler: Any, options: dict
         recorded is not None
         and recorded.digest == digest
         and recorded.ok
+        and not recorded.said
         and recorded.verb == verb
         and namespace == attempt.namespace
     ):
@@ -44,7 +45,9 @@ def run_step(attempt: Attempt, key: str, input: Any, handler: Any, options: dict
     if namespace != attempt.namespace:
         return _run_elsewhere(call)
     if recorded is not None:
-        return _replay(call, recorded)
+        check_record(call, recorded)
+        if not recorded.said:
+            return recorded_result(call, recorded)
     return execute(call, attempt.journal, attempt.append)
 
 
@@ -94,11 +97,6 @@ def _check(key: str, options: dict[str, Any]) -> None:
 
 
 # -- replay -------------------------------------------------------------------------------------------------------------
-
-
-def _replay(call: Call, step: Step) -> Any:
-    check_record(call, step)
-    return recorded_result(call, step)
 
 
 def check_record(call: Call, step: Step) -> None:
@@ -161,9 +159,11 @@ def _differences(old: Any, new: Any, path: str) -> list[str]:
 def _run_elsewhere(call: Call) -> Any:
     def inside(journal: Journal, give_back: Callable[[Sequence[tuple[str, bytes]]], None]) -> Any:
         recorded = journal.steps.get(call.identity)
-        if recorded is None:
+        if recorded is not None:
+            check_record(call, recorded)
+        if recorded is None or recorded.said:
             return execute(call, journal, give_back)
         give_back([])
-        return _replay(call, recorded)
+        return recorded_result(call, recorded)
 
     return borrowed(call.attempt, call.namespace, call.identity[0], inside)

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from celery_steps.engine.entries import Step
 from celery_steps.engine.execution import Call
 from celery_steps.engine.failure import Failure
-from celery_steps.engine.once import check_record, recorded_result
+from celery_steps.engine.once import recorded_result
 from celery_steps.engine.pause import Pausing
 from celery_steps.engine.waiting import Wait
 
@@ -102,7 +102,6 @@ class Branch:
         self.is_recorded = True
         work = self.work
         if isinstance(work, Call):
-            check_record(work, step)
             self.settle(lambda: recorded_result(work, step))
         else:
             self.settle(lambda: work.value_of(step))

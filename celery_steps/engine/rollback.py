@@ -13,7 +13,7 @@ from celery_steps.codec import PLAIN
 from celery_steps.engine import entries as fmt
 from celery_steps.engine.attempt import Attempt, current, handling
 from celery_steps.engine.entries import Identity
-from celery_steps.engine.execution import CurrentStep, executing
+from celery_steps.engine.execution import CurrentStep, executing, said_value
 from celery_steps.engine.identity import idempotency_key
 from celery_steps.engine.loops import wait_for
 from celery_steps.engine.pause import suspend
@@ -73,7 +73,9 @@ def _undo(attempt: Attempt, identity: Identity) -> bool:
         if handler is None:
             raise StepsError(f"The code has no rollback= for step {key!r} (occurrence {sequence}) any more.")
         with _inside(attempt, identity):
-            done = handler(attempt.codec.decode(attempt.journal.steps[identity].value, hint=hint, **where))
+            step, codec = attempt.journal.steps[identity], attempt.codec
+            value = said_value(codec, step, hint, **where) if step.said else codec.decode(step.value, hint=hint, **where)
+            done = handler(value)
             if inspect.isawaitable(done):
                 wait_for(done)
     except Exception as error:

@@ -56,9 +56,11 @@ class Standing:
 
     def _step(self, entry: Entry) -> None:
         step = fmt.read_step(entry)
-        self.steps.setdefault((step.key, step.sequence), step)
+        known = self.steps.setdefault((step.key, step.sequence), step)
+        if known.said:
+            self.steps[step.key, step.sequence] = step
         self.writers.setdefault((step.key, step.sequence), self._writer)
-        if step.undo and step.ok and self._writer == self.run:
+        if step.undo and step.ok and self._writer == self.run and not known.said:
             self.undoable.append((step.key, step.sequence))
         if self.intents:
             self.intents.pop((step.key, step.sequence), None)
@@ -75,6 +77,9 @@ class Standing:
 
     def _intent(self, entry: Entry) -> None:
         key, sequence, digest, undo = fmt.read(entry)
+        if (known := self.steps.get((key, sequence))) is not None and known.said:  # it did not fit: the doubt is back
+            del self.steps[key, sequence]
+            self.undoable = [other for other in self.undoable if other != (key, sequence)]
         self.intents[key, sequence] = digest, undo
         self.once.add((key, sequence))
         self.started[key, sequence] += 1
@@ -91,7 +96,8 @@ class Standing:
         digest, undo = self.intents.pop((key, sequence))
         self.writers[key, sequence] = run
         if how != "rerun":
-            self.steps.setdefault((key, sequence), Step(entry.id, key, sequence, digest, how == "done", value, None, 0, 0))
+            done = how == "done"
+            self.steps.setdefault((key, sequence), Step(entry.id, key, sequence, digest, done, value, None, 0, 0, said=done))
         if how == "done" and undo and run == self.run:
             self.undoable.append((key, sequence))
 

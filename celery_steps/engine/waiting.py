@@ -160,21 +160,21 @@ def wait_for(attempt: Attempt, waits: Sequence[Wait], *, until_failure: bool = F
 def record(attempt: Attempt, ended: Sequence[tuple[Wait, Ended]]) -> None:
     """Record what waits came to, and take their events out of the inbox, in one commit."""
     entries = [("step", pack_end(wait, end)) for wait, end in ended]
-    names = [wait.name for wait, _ in ended if wait.reads_inbox]
+    over = [await_ for wait, _ in ended for await_ in wait.awaits()]
     taken = [event for _, end in ended for event in end.taken]
-    commit(attempt, entries, names, taken)
+    commit(attempt, entries, over, taken)
     attempt.inbox = [event for event in attempt.inbox if event not in taken]
 
 
-def commit(attempt: Attempt, entries: Sequence[tuple[str, bytes]], names: Sequence[str], taken: Sequence[Event] = ()) -> None:
-    """Record what waits came to. `names` of those that read the inbox: they are to hear of nothing more."""
-    if not names:
+def commit(attempt: Attempt, entries: Sequence[tuple[str, bytes]], over: Sequence[Await], taken: Sequence[Event] = ()) -> None:
+    """Record what waits came to. `over` is awaited no more, by no run of the namespace."""
+    if not over and not taken:
         attempt.append(entries)
         return
 
     def send(before: str, after: str, ids: list[str]) -> Append:
         numbered = [(id, kind, data) for id, (kind, data) in zip(ids, entries, strict=True)]
-        return attempt.store.receive(before, after, numbered, ended=names, taken=[event.id for event in taken])
+        return attempt.store.receive(before, after, numbered, ended=over, taken=[event.id for event in taken])
 
     attempt.leaving(lambda: attempt.journal.write(send, entries))
 

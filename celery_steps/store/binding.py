@@ -23,12 +23,13 @@ class Binding:
 
     skipped_ms = None
 
-    def __init__(self, store: Store, namespace: str, run: RunId, token: str, app: str) -> None:
+    def __init__(self, store: Store, namespace: str, run: RunId, token: str, app: str, reopened: int = 0) -> None:
         self.store = store
         self.namespace = namespace
         self.run = run
         self.token = token
         self.app = app
+        self.reopened = reopened
         self._client = store.client
         self._keys = store.keys.namespace(namespace)
         self._t = str(run)
@@ -58,7 +59,7 @@ class Binding:
     ) -> tuple[Claim, list[Entry]]:
         """CLAIM and the journal (beyond entry id `after`), in one round trip while it fits a page."""
         run: list[str | bytes] = [*self._head, nonce, self.store.lease_ms, str(retries), message, str(expect or "")]
-        run += ["1" if known_only else "", entry, encode(self.app), self.run.task]
+        run += ["1" if known_only else "", entry, encode(self.app), self.run.task, str(self.reopened)]
         commands: list[Sequence[str | bytes]] = [
             self._client.script("claim")(self._keys.all, *run),
             self._xrange(f"({after}" if after else "-"),
@@ -68,12 +69,12 @@ class Binding:
         if indexed:
             value = self.namespace.encode(errors="surrogatepass")
             commands.insert(0, ["SET", self.store.keys.index(self.run.id), value])
-        if not known_only and not expect:  # a run that has begun is cancelled by an entry
+        if not expect:  # also of an attempt after one that met the mark and crashed
             commands.insert(0, ["GET", self.store.keys.cancelled(self.run.id)])
         replies = self._client.exchange(*commands)
         claimed, page = replies[-2:]
         claim = _claim(claimed)
-        if not known_only and not expect and replies[0] is not None:
+        if not expect and replies[0] is not None:
             claim = claim._replace(cancelled=True)
         if indexed and claim.verdict in ("SETTLED", "LOST"):
             self._client.call("PEXPIRE", self.store.keys.index(self.run.id), self.store.retention_ms)
@@ -139,11 +140,14 @@ class Binding:
         after: str,
         entries: Sequence[tuple[str, str, bytes]],
         *,
-        ended: Sequence[str],
+        ended: Sequence[Await],
         taken: Sequence[str],
     ) -> Append:
         """RECEIVE: COMMIT that ends waits and takes events, by their ids, out of the inbox."""
-        arguments: list[str | bytes] = [*self._head[:3], before, after, str(len(ended)), str(len(taken)), *ended, *taken]
+        arguments: list[str | bytes] = [*self._head[:3], before, after, str(len(ended)), str(len(taken))]
+        for event, wait, _ in ended:
+            arguments += (encode(event), wait)
+        arguments += taken
         for entry in entries:
             arguments += entry
         return Append(self._client.run("receive", self._keys.all, *arguments))
@@ -177,6 +181,8 @@ class Binding:
         commands = [self._client.script("settle")(self._keys.all, *arguments)]
         if self.namespace != self.run.id:
             commands.append(["PEXPIRE", self.store.keys.index(self.run.id), self.store.retention_ms])
+        if state == "cancelled":  # the run itself says so from here on
+            commands.append(["DEL", self.store.keys.cancelled(self.run.id)])
         return commands
 
     def release(self, delay: int) -> bool:
@@ -192,7 +198,7 @@ class Binding:
 
         Whoever has been replaced begins nothing: that append tells.
         """
-        self.store.control(self.namespace, self.run, what="rollback", nonce=nonce, entry=entry, token=self.token)
+        self.store.control(self.namespace, self.run, what="rollback", nonce=nonce, entry=entry, process=self.token)
 
     def tell(self, id: str, place: str, line: bytes, progress: bytes) -> bool:
         """TELL a line, or progress, or both; `id` is newer than the one before. False: another owns the namespace."""

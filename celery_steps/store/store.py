@@ -48,9 +48,9 @@ class Store:
         self.lease_ms = str(int(settings.lease_ttl * 1000))
         self.retention_ms = str(int(settings.retention * 1000))
 
-    def bind(self, namespace: str, run: RunId, token: str, app: str) -> Binding:
-        """What one attempt of `run` asks of its namespace."""
-        return Binding(self, namespace, run, token, app)
+    def bind(self, namespace: str, run: RunId, token: str, app: str, reopened: int = 0) -> Binding:
+        """What one attempt of `run` asks of its namespace; `reopened` is how often the run was, as its message says."""
+        return Binding(self, namespace, run, token, app, reopened)
 
     # -- beside the runs --------------------------------------------------------------------------------------------
 
@@ -99,28 +99,35 @@ class Store:
         verdict = reply[0].decode()
         return Verdict(verdict, int(reply[1]), reply[2].decode()) if verdict == "TAKEN" else Verdict(verdict)
 
-    def control(self, namespace: str, run: RunId, *, what: str, nonce: str, entry: bytes, token: str = "") -> tuple[str, str]:
-        """Append a control entry to a run, whoever owns it; a rollback is begun by the owner, `token`, only.
+    def control(self, namespace: str, run: RunId, *, what: str, nonce: str, entry: bytes, process: str = "") -> tuple[str, str]:
+        """Append a control entry to a run, whoever owns it; a handover or rollback only while one whose token
+        begins with `process` does.
 
         Returns (OK, "1" if its ticket is due now), (REFUSED, status) for a finished run, (UNKNOWN, ""), (LOST, "").
         """
         keys = self.keys.namespace(namespace)
-        reply = self.client.run("control", keys.all, keys.prefix, keys.encoded, str(run), what, nonce, entry, token)
+        reply = self.client.run("control", keys.all, keys.prefix, keys.encoded, str(run), what, nonce, entry, process)
         return reply[0].decode(), reply[1].decode() if len(reply) > 1 else ""
 
     def mark_cancelled(self, task_id: str) -> None:
-        """A run that has not begun: its first claim finds this mark."""
+        """A run that has not begun: its claims find this mark, until it is settled as cancelled."""
         self.client.call("SET", self.keys.cancelled(task_id), "1", "PX", self.retention_ms)
 
-    def reopen(self, namespace: str, run: RunId, nonce: str, entry: bytes) -> tuple[str, str]:
-        """Let a failed or cancelled run begin again. Returns (OK, ""), (REFUSED, status), (UNKNOWN, ""), (LOST, "")."""
+    def reopen(self, namespace: str, run: RunId, nonce: str, entry: bytes, message: bytes, times: int) -> tuple[str, str]:
+        """Let a failed or cancelled run begin again, with this message, for the nth time.
+
+        Returns (OK, ""), (REFUSED, status), (UNKNOWN, ""), (LOST, "").
+        """
         keys = self.keys.namespace(namespace)
-        index = ["PERSIST", self.keys.index(run.id)]
-        command = self.client.script("reopen")(keys.all, keys.prefix, keys.encoded, str(run), nonce, entry)
-        answer = self.client.exchange(command, index)[0]
+        beside = ["PERSIST", self.keys.index(run.id)], ["DEL", self.keys.cancelled(run.id)]
+        command = self.client.script("reopen")(keys.all, keys.prefix, keys.encoded, str(run), nonce, entry, message, str(times))
+        answer = self.client.exchange(command, *beside)[0]
         if isinstance(answer, Exception):
             raise StepsError(f"run {run.id} cannot be reopened: {answer}") from answer
-        return answer[0].decode(), answer[1].decode() if len(answer) > 1 else ""
+        found, status = answer[0].decode(), answer[1].decode() if len(answer) > 1 else ""
+        if status in FINAL:  # it stays finished
+            self.client.call("PEXPIRE", self.keys.index(run.id), self.retention_ms)
+        return found, status
 
     def deliver(
         self, namespace: str, event: str, event_id: str, data: bytes, *, run: RunId | None = None, wait: str = ""

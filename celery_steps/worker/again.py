@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from celery import Celery
 
-from celery_steps.engine.entries import Identity, Step, Wait, pack_call, pack_reopen, pack_step
+from celery_steps.engine.entries import Identity, Step, Wait, pack_call, pack_intent, pack_reopen, pack_resolve, pack_step
 from celery_steps.engine.identity import check_namespace
 from celery_steps.engine.journal import Journal
 from celery_steps.errors import JournalLost, RunRefused
@@ -35,7 +35,10 @@ def retry(app: Celery, namespace: str, run: RunId, from_step: str | None, sequen
         # The old end must not be taken for the new one; and before it begins again, or this would lie over the new one.
         before = app.backend.get_task_meta(run.id)
         app.backend.store_result(run.id, {"waiting_for": "retry", "until": None}, "SUSPENDED")
-    answer, status = store.reopen(namespace, run, uuid4().hex, pack_reopen(str(run), anew, undoing))
+    times = int(store.fields(namespace).get(f"{run}:reopened") or 0) + 1
+    message = store.message(namespace, run)
+    begun = b"" if message is None else messages.begun_anew(message, times)  # REOPEN refuses a run without a message
+    answer, status = store.reopen(namespace, run, uuid4().hex, pack_reopen(str(run), anew, undoing), begun, times)
     if answer != "OK" and before is not None and store.status(namespace, run) in FINAL:
         app.backend.store_result(run.id, before["result"], before["status"], traceback=before.get("traceback"))
     where = f"Run {run.id} ({run.task}) in namespace {namespace!r}"
@@ -70,7 +73,7 @@ def fork(app: Celery, namespace: str, run: RunId, from_step: str | None, sequenc
     claim = there.borrow(pack_call(copy.token, str(run), run.task, None, 0))
     if claim.verdict != "OK":
         raise RunRefused(f"Namespace {to!r} is in use: fork into another one.")
-    entries = [("step", _copied(codec, namespace, to, step)) for step in copied]
+    entries = [entry for step in copied for entry in _copied(codec, namespace, to, step, str(run))]
 
     def send(before: str, after: str, ids: list[str]) -> Append:
         return copy.giveback(before, after, [(id, *entry) for id, entry in zip(ids, entries, strict=True)])
@@ -103,28 +106,31 @@ def _from(journal: Journal, namespace: str, key: str | None, sequence: int) -> S
 def _anew(journal: Journal, first: Step | None) -> list[Identity]:
     own = {id: step for id, step in journal.steps.items() if journal.writers.get(id) == journal.run}
     anew = [id for id, step in own.items() if (not step.ok and id not in journal.once) or id in journal.undone]
-    # What was waited for when it was cancelled: its child was cancelled too.
+    # What was waited for when it ended: the child was cancelled with it.
     open = [wait for id, wait in journal.waits.items() if id not in journal.steps and journal.writers.get(id) == journal.run]
-    anew += [(wait.key, wait.sequence) for wait in open if wait.verb == "run_task" and journal.cancelled]
+    anew += [(wait.key, wait.sequence) for wait in open if wait.verb == "run_task"]
     if first is not None:
         begun: list[tuple[Identity, Step | Wait]] = [*own.items(), *(((wait.key, wait.sequence), wait) for wait in open)]
         anew += [id for id, one in begun if _order(one) >= _order(first) and id not in anew]
     return anew
 
 
-def _copied(codec: Any, namespace: str, to: str, step: Step) -> bytes:
+def _copied(codec: Any, namespace: str, to: str, step: Step, run: str) -> list[tuple[str, bytes]]:
     old = {"namespace": namespace, "key": step.key, "sequence": step.sequence}
     new = {**old, "namespace": to}
     input = None if step.input is None else codec.moved(step.input, old, new)
     value = codec.moved(step.value, old, new)
     identity = (step.key, step.sequence)
-    return pack_step(identity, step.digest, step.ok, value, input, step.began, step.took, step.verb, step.undo)
+    if step.said:  # and no attempt has come by since
+        return [("intent", pack_intent(identity, step.digest, False)), ("resolve", pack_resolve(run, identity, "done", value))]
+    return [("step", pack_step(identity, step.digest, step.ok, value, input, step.began, step.took, step.verb, step.undo))]
 
 
 def _send(app: Celery, message: bytes, id: str, namespace: str) -> None:
     name, args, kwargs, options = messages.opened(message)
     kept = {option: value for option, value in options.items() if option not in _TIES}
-    headers = {name: value for name, value in (options.get("headers") or {}).items() if name != messages.TICKET}
+    original = (messages.TICKET, messages.REOPENED)
+    headers = {name: value for name, value in (options.get("headers") or {}).items() if name not in original}
     kept.pop("replaced_task_nesting", None)
     kept |= {"task_id": id, "retries": 0, "headers": {**headers, messages.NAMESPACE: namespace}}
     app.send_task(name, args, kwargs, task_type=app.tasks.get(name), add_to_parent=False, **kept)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
@@ -58,7 +59,7 @@ class Delivery:
         self.result = Result(task, request)
         self.run_id = RunId(task.name, request.id, request.replaced_task_nesting)
         token = process.token(request.hostname)
-        self.binding: Binding = store.bind(namespace, self.run_id, token, task.app.main or "")
+        self.binding: Binding = store.bind(namespace, self.run_id, token, task.app.main or "", messages.reopened(request))
         self._retry: tuple[float, int, bytes] | None = None  # delay, retries, message: prepared by retry()
         self._unthrown: Retry | None = None
         self.replaced = False
@@ -178,11 +179,7 @@ class Delivery:
     def _ended(self, end: AttemptEnded) -> None:
         """The attempt left the body for a reason of ours. Raises Ignore, or Reject while the store is away."""
         if isinstance(end, RunCancelled):
-            try:
-                self._cancel()
-            except (AttemptEnded, Exception) as error:  # the ticket comes again and finds the cancel
-                logger.warning("%s[%s]: could not be cancelled yet: %s", self.task.name, self.request.id, error)
-                self._close()
+            self._cancel()
         elif isinstance(end, StoreLost):
             self._wait_for_store(end)
         elif isinstance(end, LeaseLost):
@@ -196,10 +193,16 @@ class Delivery:
 
     def _cancel(self) -> None:
         """The children, REVOKED, then the outcome: a crash in between finds the cancel again."""
-        cancel_children(self.attempt.journal, self.attempt.children)
-        self.result.revoke()
-        self._undo_and_finish("cancelled", b"")
-        self._close()
+        try:
+            cancel_children(self.attempt.journal, self.attempt.children)
+            self.result.revoke()
+            self._undo_and_finish("cancelled", b"")
+        except Suspended:  # its undos are found by a replay of the body, or one of them is tried again later
+            pass
+        except (AttemptEnded, Exception) as error:  # the ticket comes again and finds the cancel
+            logger.warning("%s[%s]: could not be cancelled yet: %s", self.task.name, self.request.id, error)
+        finally:
+            self._close()
 
     def _undo_and_finish(self, outcome: str, value: bytes) -> bool:
         """Celery has stored how the run ends: undo what it did, then record that. False: another attempt had finished it."""
@@ -223,7 +226,8 @@ class Delivery:
         logger.error("%s[%s]: %s", self.task.name, self.request.id, end)
         self._close()
         if self.task.acks_late:
-            raise Reject(str(end), requeue=True) from end  # paced by the time for which the client has tried
+            time.sleep(min(1.0, self.store.settings.lease_ttl))  # the pace at which it comes back, if Redis refuses at once
+            raise Reject(str(end), requeue=True) from end
         messages.publish(self.task.app, self.attempt.message(), countdown=1)
 
     def _left(self, end: Ignore | Reject) -> None:
@@ -262,6 +266,8 @@ class Delivery:
         try:
             if self.attempt.owner:
                 value = self.attempt.codec.encode_failure(error or StepsError())
+                if state == "failed":  # before it came to their waits: too many crashes, another code
+                    cancel_children(self.attempt.journal, self.attempt.children)
                 if not self._undo_and_finish(state, value):
                     self.known.put_back()
             elif self.attempt.journal.length or self.final:

@@ -23,6 +23,8 @@ logger = logging.getLogger("celery_steps")
 TICKET = "steps_ticket"
 #: Header that carries a namespace that is not the task id.
 NAMESPACE = "steps_namespace"
+#: Header that says how often the run was reopened: its messages from before are stale, however many retries they count.
+REOPENED = "steps_reopened"
 
 _FORMAT = 1
 _OF_ONE_DELIVERY = ("eta", "countdown", "expires", "redelivered", "is_eager")
@@ -32,6 +34,11 @@ _ATOMS = (type(None), bool, int, float, str, bytes)
 def header(request: Context, name: str) -> Any:
     """A header of the delivered message."""
     return (request.headers or {}).get(name)
+
+
+def reopened(request: Context) -> int:
+    """How often the run of the delivered message was reopened before it was sent."""
+    return int(header(request, REOPENED) or 0)
 
 
 class Snapshot:
@@ -76,6 +83,16 @@ def opened(message: bytes) -> tuple[str, Any, Any, dict[str, Any]]:
     """What a stored message says: task, args, kwargs, options."""
     _, name, content_type, encoding, data = unpack(message)
     return name, *serialization.loads(data, content_type, encoding, accept=[content_type])
+
+
+def begun_anew(message: bytes, reopened: int) -> bytes:
+    """The message of a run that is reopened for the nth time: its retries are still to come."""
+    _, name, content_type, encoding, data = unpack(message)
+    args, kwargs, options = serialization.loads(data, content_type, encoding, accept=[content_type])
+    options["retries"] = 0
+    options["headers"] = {**(options.get("headers") or {}), REOPENED: reopened}
+    content_type, encoding, data = serialization.dumps([args, kwargs, options], serializer=options["serializer"])
+    return pack([_FORMAT, name, content_type, encoding, data])
 
 
 def publish(app: Celery, message: bytes, **extra: Any) -> None:

@@ -216,7 +216,10 @@ class Request(CeleryRequest):  # type: ignore[misc]
             return
         entry = pack_control(str(run.id), "warm shutdown")
         try:
-            run.parts.main_store.control(run.namespace, run.id, what="handover", nonce=uuid4().hex, entry=entry)
+            # By its process: who has the run by then, as this one has lost it, keeps it.
+            run.parts.main_store.control(
+                run.namespace, run.id, what="handover", nonce=uuid4().hex, entry=entry, process=self._process()
+            )
         except StepsError as error:
             logger.warning("%s[%s] is not handed over, this worker waits for its end: %s", self.name, self.id, error)
 
@@ -266,8 +269,7 @@ class Request(CeleryRequest):  # type: ignore[misc]
             binding = run.parts.main_store.bind(run.namespace, run.id, self._token, self._app.main or "")
             journal = Journal(binding, str(run.id))
             journal.absorb(binding.read("-"))
-            if outcome == "cancelled":
-                cancel_children(journal, WorkerChildren(self._app))
+            cancel_children(journal, WorkerChildren(self._app))
             if journal.undoable:
                 binding.begin_rollback(uuid4().hex, pack_rollback(str(run.id), outcome, value))
                 binding.release(0)

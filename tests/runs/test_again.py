@@ -126,6 +126,75 @@ def test_only_what_failed_can_be_retried(runs: Runs, greet: Any, waiting: Any, e
         runs.retry("id-1")
 
 
+class TestAfterCelerysRetries:
+    """A task whose one retry is used up when it is reopened."""
+
+    @pytest.fixture
+    def flaky(self, app: Celery) -> Any:
+        @app.task(
+            bind=True,
+            base=DurableTask,
+            name="shop.flaky",
+            autoretry_for=(ConnectionError,),
+            max_retries=1,
+            retry_backoff=False,
+            default_retry_delay=0,
+        )
+        def flaky(self: DurableTask, errors: int) -> int:
+            self.step.run("load", lambda: 1)
+            if self.request.retries < errors:
+                raise ConnectionError
+            return int(self.request.retries)
+
+        return flaky
+
+    def exhaust(self, app: Celery, runs: Runs, flaky: Any, errors: int = 2) -> None:
+        deliver(flaky, errors, id="id-1")
+        self.next(app, flaky, errors)
+        assert runs.get("id-1").status == "failed"
+
+    def next(self, app: Celery, flaky: Any, errors: int) -> Any:
+        """Deliver the message that is sent, word for word."""
+        headers = published(app)[-1].headers
+        own = {name: value for name, value in headers.items() if name.startswith("steps_")}
+        return deliver(flaky, errors, id="id-1", retries=headers["retries"], headers=own)
+
+    def test_it_has_them_again(self, app: Celery, runs: Runs, flaky: Any) -> None:
+        self.exhaust(app, runs, flaky)
+        runs.retry("id-1")
+        self.next(app, flaky, 1)
+        assert runs.get("id-1").status == "retrying"
+        assert self.next(app, flaky, 1).retval == 1
+        assert runs.get("id-1").status == "succeeded"
+
+    def test_and_each_time_that_it_is_reopened(self, app: Celery, runs: Runs, flaky: Any) -> None:
+        self.exhaust(app, runs, flaky)
+        for _ in range(2):
+            runs.retry("id-1")
+            self.next(app, flaky, 2)
+            assert runs.get("id-1").status == "retrying"
+            self.next(app, flaky, 2)
+            assert runs.get("id-1").status == "failed"
+
+    @pytest.mark.parametrize("retries", [0, 1])
+    def test_a_late_copy_of_a_message_from_before_uses_none_up(self, app: Celery, runs: Runs, flaky: Any, retries: int) -> None:
+        self.exhaust(app, runs, flaky)
+        runs.retry("id-1")
+        deliver(flaky, 2, id="id-1", retries=retries, redelivered=True, headers={"steps_ticket": True, "steps_reopened": 0})
+        assert runs.get("id-1").status == "suspended"
+        self.next(app, flaky, 2)
+        assert runs.get("id-1").status == "retrying"
+
+    def test_a_copy_has_them_all_whatever_its_original_used(self, app: Celery, runs: Runs, flaky: Any) -> None:
+        self.exhaust(app, runs, flaky)
+        runs.retry("id-1")
+        published(app)
+        copy = runs.fork("id-1")
+        (message,) = published(app)
+        assert (message.headers["id"], message.headers["retries"]) == (copy, 0)
+        assert "steps_reopened" not in message.headers
+
+
 def test_a_step_that_is_not_recorded_is_refused_and_those_that_are_are_named(app: Celery, runs: Runs, shop: Shop) -> None:
     fail(shop)
     for act in (runs.retry, runs.fork):

@@ -190,3 +190,24 @@ def test_what_an_operator_said_of_a_step_holds_for_the_namespace(app: Celery, ru
     assert deliver(pay_task, id="A", **AGAIN).retval == "by hand"
     assert deliver(pay_task, id="B", **SHARED).retval == "by hand"
     assert calls == [1]
+
+
+def test_a_wait_that_one_run_has_ended_is_over_for_the_others(app: Celery, runs: Runs, define: Define) -> None:
+    def waits(self: DurableTask) -> Any:
+        with self.step.parallel() as p:
+            p.wait_for_event("go")
+            p.wait_for_event("stop")
+        return None
+
+    task = define(waits)
+    for id in ("A", "B"):
+        deliver(task, id=id, **SHARED)
+    runs.emit("go", {"n": 1})
+    runs.emit("stop", {"n": 1}, to="order-1")
+    deliver(task, id="A", **AGAIN)
+    assert runs.get("A").status == "succeeded"
+    assert runs.get("B").status == "suspended"
+    assert (runs.emit("go", {"n": 2}), runs.emit("stop", {"n": 2})) == (0, 0), "nobody waits for it any more"
+    assert not [field for field in store_of(app).fields("order-1") if ":await" in field or ":match:" in field]
+    deliver(task, id="B", **AGAIN)
+    assert runs.get("B").status == "succeeded"

@@ -11,6 +11,7 @@ from simulation import requests
 from simulation.environment import Environment
 from simulation.explorer import Kind, Move
 from simulation.redis_in_python import Command
+from simulation.requests import REOPENED
 from simulation.world import Attempt, World
 
 #: What Celery shows for a status that is final.
@@ -46,14 +47,16 @@ class Actor:
     def _claim(self, me: Attempt, *, known_only: bool = False) -> Attempt:
         todo = requests.binding(
             me.token, me.run, "claim", f"{me.name}#{me.claims}", me.name.encode(),
-            retries=me.retries, message=f"{me.run}/{me.retries}".encode(), known_only=known_only,
+            retries=me.retries % REOPENED, message=f"{me.run}/{me.retries}".encode(), known_only=known_only,
+            reopened=me.retries // REOPENED,
         )  # fmt: skip
         return me._replace(phase="claim", todo=todo, replies=(), claims=me.claims + 1)
 
     def _reclaim(self, me: Attempt) -> Attempt:
         todo = requests.binding(
             me.token, me.run, "claim", f"{me.name}#{me.claims}", me.name.encode(),
-            retries=me.retries, message=b"", expect=int(me.fence), after=me.last,
+            retries=me.retries % REOPENED, message=b"", expect=int(me.fence), after=me.last,
+            reopened=me.retries // REOPENED,
         )  # fmt: skip
         return me._replace(phase="reclaim", todo=todo, replies=(), claims=me.claims + 1)
 
@@ -83,12 +86,13 @@ class Actor:
             return ask("commit", ((id, "undo", entry),), record=done)
         if what == "receive":
             taken = tuple(filter(None, me.taking[:1]))
-            return ask("receive", ((id, "step", f"{at}:{value(me)}".encode()),), ended=(str(me.position),), taken=taken)
+            return ask("receive", ((id, "step", f"{at}:{value(me)}".encode()),), ended=(_await(me),), taken=taken)
         if what == "suspend":
             about = f"{me.run}:-1:{me.resting}" if me.resting else at
             return ask("suspend", ((id, "suspend", about.encode()),), **self._until(me))
         if what == "retry":
-            return ask("retry", id, at.encode(), requests.TTL_MS, me.retries + 1, f"{me.run}/{me.retries + 1}".encode())
+            retries, message = me.retries % REOPENED + 1, f"{me.run}/{me.retries + 1}".encode()
+            return ask("retry", id, at.encode(), requests.TTL_MS, retries, message)
         if what == "finish":
             return ask("finish", id, b"succeeded")
         outcome = what.partition(" ")[2]
@@ -119,7 +123,7 @@ class Actor:
         letter = self.scenario.bodies[me.run][me.position]
         if letter == "z":
             return {"delay": requests.TTL_MS}
-        awaits = (Await(requests.EVENT, str(me.position), b"match"),)
+        awaits = (_await(me),)
         return {"delay": requests.TTL_MS if letter == "W" else NEVER - requests.NOW, "awaits": awaits, "seen": me.seen}
 
     def _closing(self, me: Attempt, outcome: str, state: str) -> Attempt:
@@ -143,6 +147,11 @@ def is_executing(attempt: Attempt) -> bool:
     """Whether this attempt runs its body as the owner, as far as it can know."""
     left = attempt.pending.startswith(LEAVING)
     return bool(attempt.fence) and not attempt.stalled and not left and attempt.phase in EXECUTING
+
+
+def _await(attempt: Attempt) -> Await:
+    """The wait that it has come to; no other run waits for what this one waits for."""
+    return Await(requests.EVENT, f"{attempt.run}:{attempt.position}", b"match")
 
 
 def value(attempt: Attempt) -> str:

@@ -120,6 +120,11 @@ class _Interpreter:
     def _exists(self, key: str) -> int:
         return int(key in self.data)
 
+    def _del(self, key: str) -> int:
+        was_there = key in self.data
+        self._drop(key)
+        return int(was_there)
+
     def _pexpire(self, key: str, milliseconds: str) -> int:
         if key not in self.data:
             return 0

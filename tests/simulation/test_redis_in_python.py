@@ -114,6 +114,7 @@ def _commands() -> st.SearchStrategy[tuple[str, ...]]:
         on("text", "SET", _number),
         on("text", "GET"),
         on("zset", "EXISTS"),
+        on("text", "DEL"),
         on("zset", "PEXPIRE", "900000"),
         on("hash", "PEXPIRE", st.sampled_from(["900000", "0"])),
         on("hash", "PERSIST"),
@@ -211,7 +212,7 @@ def _requests(draw: st.DrawFn) -> Any:
                 token, run, "suspend", before, after, ((id, "suspend", b"v"),), delay=1000, awaits=awaits, seen=seen
             ),
             "receive": lambda: requests.binding(
-                token, run, "receive", before, after, ((id, "step", b"v"),), ended=("k",) * flag, taken=(seen,) * bool(seen)
+                token, run, "receive", before, after, ((id, "step", b"v"),), ended=awaits[:flag], taken=(seen,) * bool(seen)
             ),
             "deliver": lambda: requests.deliver(event, nonce, run if flag else None, "k" if event and flag else ""),
             "retry": lambda: requests.binding(token, run, "retry", before, after, id, b"v", 1000, retries + 1, b"m2"),

@@ -33,7 +33,8 @@ def waiting(store: Store, namespace: str = "order-42", event: str = "paid", id: 
 
 def take(owner: Owner, *ids: str, ended: tuple[str, ...] = ("k#1",)) -> Append:
     before, after, id = owner.next()
-    return owner.wrote(owner.binding.receive(before, after, [(id, "step", b"")], ended=ended, taken=ids))
+    over = [Await("refunded" if name == "k#2" else "paid", name, b"") for name in ended]
+    return owner.wrote(owner.binding.receive(before, after, [(id, "step", b"")], ended=over, taken=ids))
 
 
 def send(store: Store, id: str = "event-1", event: str = "paid", namespace: str = "order-42", **to: Any) -> Any:

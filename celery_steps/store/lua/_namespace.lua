@@ -71,17 +71,17 @@ local function await(event, wait, match)
   redis.call('ZADD', waiting(event), '0', member(t) .. ' ' .. wait)
   set(t .. ':await', known == '' and token or known .. ' ' .. token, t .. ':match:' .. wait, match)
 end
-local function awaited(only) -- no longer; only = '' for all waits of t
+local function awaited(run, over) -- no longer; over = the set of waits that are, nil for all of the run
   local left = {}
-  for event, wait in string.gmatch(get(t .. ':await') or '', '(%S+)|(%S+)') do
-    if only == '' or only == wait then
-      redis.call('ZREM', waiting(event), member(t) .. ' ' .. wait)
-      redis.call('HDEL', R, t .. ':match:' .. wait)
+  for event, wait in string.gmatch(get(run .. ':await') or '', '(%S+)|(%S+)') do
+    if not over or over[wait] then
+      redis.call('ZREM', waiting(event), member(run) .. ' ' .. wait)
+      redis.call('HDEL', R, run .. ':match:' .. wait)
     else
       left[#left + 1] = event .. '|' .. wait
     end
   end
-  if #left == 0 then redis.call('HDEL', R, t .. ':await') else set(t .. ':await', table.concat(left, ' ')) end
+  if #left == 0 then redis.call('HDEL', R, run .. ':await') else set(run .. ':await', table.concat(left, ' ')) end
 end
 local function keys_expire(ms)
   for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, ms) end

@@ -6,7 +6,7 @@ if get(t .. ':outcome') or not get(t .. ':status') then return {0} end
 local over = now + tonumber(ARGV[5])
 set(t .. ':outcome', 'lost', t .. ':settler', ARGV[4], t .. ':settling', text(over))
 unheld(t)
-awaited('')
+awaited(t)
 ticket(t, over)
 if get('owner_run') == t then return {1, release()} end
 return {1, ''}

@@ -1,7 +1,8 @@
 -- CLAIM: the namespace for one attempt of run t, or why not.
 -- KEYS  of the namespace
 -- ARGV  prefix, namespace, t, 4 token, 5 nonce (one per call, the same in a resend), 6 lease in ms, 7 retries, 8 message,
---       9 fence this owner has ('' = first claim), 10 '1' = only if t is known, 11 packed attempt entry, 12 app, 13 task
+--       9 fence this owner has ('' = first claim), 10 '1' = only if t is known, 11 packed attempt entry, 12 app, 13 task,
+--       14 how often the run was reopened, as its message says
 -- Returns {'OK', fence, claim uid, now, crashes, attempts, how far the body's own words are written}
 --         {'SETTLED', state, entry id} {'SETTLING', ms left} {'FINISHED', entry id} {'LOST'} {'STALE_MESSAGE'} {'LEASELOST'} {'UNKNOWN'} {'EARLY', ms left} {'HELD'}
 local token, nonce, ttl, retries, message, expect = ARGV[4], ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8], ARGV[9]
@@ -44,7 +45,9 @@ if outcome then
 end
 
 if tip and redis.call('EXISTS', J) == 0 then return {'LOST'} end
-if known and retries < num(t .. ':retries') then return {'STALE_MESSAGE'} end
+local reopened = tonumber(ARGV[14])
+local behind = reopened < num(t .. ':reopened') or reopened == num(t .. ':reopened') and retries < num(t .. ':retries')
+if known and behind then return {'STALE_MESSAGE'} end
 if owner == token and get('nonce') == nonce then
   set('lease', text(now + ttl))
   return granted(get('owner_fence'), get('owner_uid'))

@@ -1,7 +1,7 @@
 -- CONTROL: ask something of a run from outside, whoever owns it: an entry with a new fence. The owner stays, and meets it at its next commit.
 -- KEYS  of the namespace
 -- ARGV  prefix, namespace, t, 4 what (cancel, pause, unpause, resolve, handover, rollback), 5 nonce, 6 packed entry,
---       7 token of the owner, who alone begins a rollback
+--       7 of a handover or a rollback: beginning of the tokens of the process that owns the run
 -- Returns {'OK', due} (due = '1': its ticket is due now), {'REFUSED', status} not in this status, {'UNKNOWN'}, {'LOST'}
 local what, known = ARGV[4], get(t .. ':status')
 if get(t .. ':outcome') then return {'REFUSED', known} end
@@ -12,12 +12,13 @@ local REFUSED = {
   pause = {rolling_back = true},
   unpause = {suspended = true, retrying = true, in_doubt = true, rolling_back = true},
   resolve = {running = true, held = true, suspended = true, retrying = true, paused = true, rolling_back = true},
-  handover = {held = true, suspended = true, retrying = true, paused = true, in_doubt = true},
 }
-if what == 'rollback' and get('owner') ~= ARGV[7] then return {'REFUSED', known} end
+local process = ARGV[7]
+local held = process ~= '' and get('owner_run') == t and string.sub(get('owner') or '', 1, #process) == process
+local moved = (what == 'handover' or what == 'rollback') and not held
 local again = get(t .. ':control') == ARGV[5]
 local stays = what == 'unpause' and known ~= 'paused' and get(t .. ':paused')
-if not again and not stays and REFUSED[what] and REFUSED[what][known] then return {'REFUSED', known} end
+if not again and (moved or not stays and REFUSED[what] and REFUSED[what][known]) then return {'REFUSED', known} end
 local due = WAITS[known] and what ~= 'pause' and what ~= 'handover' and what ~= 'rollback' and not stays
 if not again then
   fenced(what, ARGV[6], ARGV[5])

@@ -11,6 +11,6 @@ if not redis.call('XADD', J, 'NOMKSTREAM', ARGV[7], 'finish', ARGV[8], 'run', t)
 local over = now + tonumber(ARGV[9])
 set('tip', ARGV[6], t .. ':outcome', ARGV[7], t .. ':settler', token, t .. ':settling', text(over))
 redis.call('ZREM', H, t)
-awaited('')
+awaited(t)
 ticket(t, over)
 return {1, release()}
