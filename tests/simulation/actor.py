@@ -11,6 +11,7 @@ from simulation import requests
 from simulation.environment import Environment
 from simulation.explorer import Kind, Move
 from simulation.redis_in_python import Command
+from simulation.requests import REOPENED
 from simulation.world import Attempt, World
 
 #: What Celery shows for a status that is final.
@@ -46,14 +47,16 @@ class Actor:
     def _claim(self, me: Attempt, *, known_only: bool = False) -> Attempt:
         todo = requests.binding(
             me.token, me.run, "claim", f"{me.name}#{me.claims}", me.name.encode(),
-            retries=me.retries, message=f"{me.run}/{me.retries}".encode(), known_only=known_only,
+            retries=me.retries % REOPENED, message=f"{me.run}/{me.retries}".encode(), known_only=known_only,
+            reopened=me.retries // REOPENED,
         )  # fmt: skip
         return me._replace(phase="claim", todo=todo, replies=(), claims=me.claims + 1)
 
     def _reclaim(self, me: Attempt) -> Attempt:
         todo = requests.binding(
             me.token, me.run, "claim", f"{me.name}#{me.claims}", me.name.encode(),
-            retries=me.retries, message=b"", expect=int(me.fence), after=me.last,
+            retries=me.retries % REOPENED, message=b"", expect=int(me.fence), after=me.last,
+            reopened=me.retries // REOPENED,
         )  # fmt: skip
         return me._replace(phase="reclaim", todo=todo, replies=(), claims=me.claims + 1)
 
@@ -88,7 +91,8 @@ class Actor:
             about = f"{me.run}:-1:{me.resting}" if me.resting else at
             return ask("suspend", ((id, "suspend", about.encode()),), **self._until(me))
         if what == "retry":
-            return ask("retry", id, at.encode(), requests.TTL_MS, me.retries + 1, f"{me.run}/{me.retries + 1}".encode())
+            retries, message = me.retries % REOPENED + 1, f"{me.run}/{me.retries + 1}".encode()
+            return ask("retry", id, at.encode(), requests.TTL_MS, retries, message)
         if what == "finish":
             return ask("finish", id, b"succeeded")
         outcome = what.partition(" ")[2]

@@ -9,7 +9,7 @@ from simulation import requests
 from simulation.explorer import Kind, Move
 from simulation.rules import asked
 from simulation.standing import doubts
-from simulation.world import World
+from simulation.world import NOBODY, World
 
 if TYPE_CHECKING:
     from simulation.environment import Environment
@@ -22,7 +22,15 @@ def moves(env: Environment, world: World) -> Iterator[Move[World]]:
         if world.may(what):
             for run in range(len(world.runs)):
                 for said in _said(env, world, run, what):
-                    yield from _asks(env, world, run, what, said)
+                    for process in _processes(env, world, run, what):
+                        yield from _asks(env, world, run, what, said, **process)
+
+
+def _processes(env: Environment, world: World, run: int, what: str) -> list[dict[str, str]]:
+    """Whom a request names, beside the run: a handover the process that shuts down."""
+    if what != "handover":
+        return [{}]
+    return [{"process": f"{one.name}/"} for one in world.attempts if one.run == run and not one.is_main and one.name != NOBODY]
 
 
 def _said(env: Environment, world: World, run: int, what: str) -> list[str]:
@@ -33,11 +41,11 @@ def _said(env: Environment, world: World, run: int, what: str) -> list[str]:
     return [f"{step}:{how} " for step in those for how in ("done", "rerun")]
 
 
-def _asks(env: Environment, world: World, run: int, what: str, said: str) -> Iterator[Move[World]]:
+def _asks(env: Environment, world: World, run: int, what: str, said: str, **process: str) -> Iterator[Move[World]]:
     entry = f"{said}{requests.field(run)}".encode()
-    (command,) = requests.store(run, "control", what=what, nonce=f"{what}{sum(world.budget)}", entry=entry)
+    (command,) = requests.store(run, "control", what=what, nonce=f"{what}{sum(world.budget)}", entry=entry, **process)
     after, reply, wrong = env.apply(world.spend(what), command)
-    wrong = (*wrong, *asked(env.redis.data(world.redis), env.redis.data(after.redis), run, what, reply))
+    wrong = (*wrong, *asked(env.redis.data(world.redis), env.redis.data(after.redis), run, what, reply, **process))
     if not wrong and reply[0] != "OK":
         return
     if what == "cancel":

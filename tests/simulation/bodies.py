@@ -8,6 +8,7 @@ from simulation import requests
 from simulation.actor import Moves, forgetting, value, without_taken
 from simulation.claims import Claims
 from simulation.explorer import Kind, Move
+from simulation.requests import REOPENED
 from simulation.standing import standing_steps
 from simulation.undoing import TRIES
 from simulation.world import Attempt, World
@@ -28,7 +29,7 @@ class Bodies(Claims):
         body, position = self.scenario.bodies[me.run], me.position
         done = {identity for identity, _ in me.known}
         while position < len(body) and (
-            body[position] == "m" or (body[position] == "y" and me.retries) or f"{me.run}:{position}" in done
+            body[position] == "m" or (body[position] == "y" and me.retries % REOPENED) or f"{me.run}:{position}" in done
         ):
             position += 1
         return position
@@ -291,7 +292,7 @@ class Bodies(Claims):
         if me.cancelled:
             return world.swap(me, me_now._replace(phase="cancels"))
         letter = self.scenario.bodies[me.run][me.position]
-        if letter in "yY" and not me.retries:
+        if letter in "yY" and not me.retries % REOPENED:
             going = me_now._replace(phase="retry", wrote_state=True)
             return world.run(me.run, shown="RETRY").swap(me, going._replace(todo=self._command(going, "retry")))
         return world.swap(me, me_now._replace(phase="fails"))

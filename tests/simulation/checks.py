@@ -12,7 +12,7 @@ from simulation import requests
 from simulation.actor import READY, SHOWN, UNDOABLE
 from simulation.environment import Environment
 from simulation.redis_in_python import EXPIRING, Data
-from simulation.requests import DATA, DUE, EVENT, KEYS, WAITING
+from simulation.requests import DATA, DUE, EVENT, KEYS, REOPENED, WAITING
 from simulation.rules import CLAIMS, taken
 from simulation.standing import doubts, standing_steps
 from simulation.world import World
@@ -187,7 +187,8 @@ class Checks:
             yield "L2 a run is held that owns the namespace or has an outcome"
         if waits_behind and ticket:
             yield "L2 a run behind the head of held has a ticket"
-        if data.get(KEYS.messages, {}).get(name) != f"{run}/{fields.get(f'{name}:retries', '0')}":
+        newest = int(fields.get(f"{name}:retries", 0)) + REOPENED * int(fields.get(f"{name}:reopened", 0))
+        if data.get(KEYS.messages, {}).get(name) != f"{run}/{newest}":
             yield "S4 the stored message is not the newest"
         if not settled and not ticket and not waits_behind:
             yield "L1 an open run has no ticket"

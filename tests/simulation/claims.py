@@ -58,7 +58,7 @@ class Claims(Endings):
         wrong = []
         if any(a != me and is_executing(a) for a in world.attempts):
             wrong.append("S1 two owners")
-        if not me.is_main and me.retries < int(self.env.of(world, me.run, "retries") or 0):
+        if not me.is_main and me.retries < self.env.retries(world, me.run):
             wrong.append("S4 a stale message runs the body")
         crashes = int(reply[4]) if len(reply) > 4 else 0
         me_now = self._absorbed(me, entries)._replace(fence=fence, uid=uid, n=0, crashes=crashes)

@@ -76,6 +76,10 @@ class Environment:
     def of(self, world: World, run: int, name: str) -> str | None:
         return self.fields(world).get(f"{requests.field(run)}:{name}")
 
+    def retries(self, world: World, run: int) -> int:
+        """What its newest message counts."""
+        return int(self.of(world, run, "retries") or 0) + requests.REOPENED * int(self.of(world, run, "reopened") or 0)
+
     def journal(self, world: World) -> tuple[tuple[str, tuple[str, ...]], ...]:
         entries: tuple[tuple[str, tuple[str, ...]], ...] = self.redis.data(world.redis).get(KEYS.journal, ((), ""))[0]
         return entries

@@ -8,7 +8,7 @@ from simulation import requests
 from simulation.actor import Moves
 from simulation.attempts import Attempts
 from simulation.explorer import Kind, Move
-from simulation.requests import KEYS
+from simulation.requests import KEYS, REOPENED
 from simulation.rules import reopened
 from simulation.world import NOBODY, Attempt, World
 
@@ -32,7 +32,8 @@ class Reopenings(Attempts):
         undoing = bool(found.rolling) and self._to_undo(found) is not None
         anew = "" if undoing else ",".join(map(str, sorted(found.undone)))
         entry = f"{'undoing' if undoing else 'anew'}={anew} {requests.field(me.run)}".encode()
-        asking = requests.store(me.run, "reopen", me.process, entry)
+        times = int(self.env.of(world, me.run, "reopened") or 0) + 1
+        asking = requests.store(me.run, "reopen", me.process, entry, f"{me.run}/{REOPENED * times}".encode(), times)
         if undoing or self.env.of(world, me.run, "settled") not in _AGAIN:
             yield Move("", Kind.STEP, world.swap(me, me._replace(phase="reopen", todo=asking)))
         else:
