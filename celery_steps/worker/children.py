@@ -57,7 +57,8 @@ class WorkerChildren:
         """Send it, or what is missing of it. False: the broker is away."""
         plan = Plan.read(detail)
         try:
-            self._apply(plan, canvas.loaded(self._app, plan, missing))
+            with canvas.ids_fixed():
+                self._apply(plan, canvas.loaded(self._app, plan, missing))
         except self._away() as error:  # it is sent again as nobody has seen it
             logger.warning("The child %s could not be sent yet: %r", plan.shape, error)
             return False
