@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from celery import Celery, chain, chord, group
+from celery.app.control import Inspect
 from celery.result import AsyncResult
 from kombu.exceptions import OperationalError
 
@@ -314,6 +315,55 @@ def test_a_child_that_nobody_can_ask_for_is_not_taken_for_lost(app: Celery, monk
     monkeypatch.setattr(type(app.backend), "get_task_meta", away)
     (child,) = children.look([frozen.detail])
     assert (child.missing, child.over) == ((), False)
+
+
+def of_a_plain_child(app: Celery) -> Any:
+    task = calling(app, lambda step: step.run_task("child", "add", [1, 2]))
+    deliver(task, id="run")
+    return task
+
+
+def later(app: Celery, task: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_due(app, "run")
+    an_hour_later(monkeypatch)
+    deliver(task, id="run", headers={"steps_ticket": True})
+
+
+def test_a_plain_child_that_may_be_queued_is_not_sent_again_however_long_that_takes(
+    app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later(app, of_a_plain_child(app), monkeypatch)
+    assert [message.headers["task"] for message in published(app)] == ["add"]
+
+
+@pytest.mark.parametrize("reserved", [True, False])
+def test_one_that_is_in_no_queue_is_sent_again_unless_a_worker_has_it(
+    app: Celery, monkeypatch: pytest.MonkeyPatch, reserved: bool
+) -> None:
+    task = of_a_plain_child(app)
+    (taken,) = published(app)
+    id = taken.headers["id"]
+    asked: list[str] = []
+
+    def answers(self: Inspect, *ids: str) -> Any:
+        asked.extend(ids)
+        return {"worker@here": {id: ["reserved", {}]} if reserved else {}, "worker@there": {}}
+
+    monkeypatch.setattr(Inspect, "query_task", answers)
+    later(app, task, monkeypatch)
+    assert asked == [id]
+    assert [message.headers["id"] for message in published(app)] == ([] if reserved else [id])
+
+
+def test_one_whose_broker_is_away_is_not_taken_for_lost(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    children = WorkerChildren(app)
+    frozen = children.freeze(Asked("add", [1], None, {}), ID, THE_PARENT, "here")
+
+    def away(*_: Any, **__: Any) -> None:
+        raise OperationalError("away")
+
+    monkeypatch.setattr(type(app), "connection_for_write", away)
+    assert not children.are_lost(frozen.detail, [ID])
 
 
 # -- its end ------------------------------------------------------------------------------------------------------------
