@@ -7,7 +7,17 @@ from uuid import uuid4
 
 from celery import Celery
 
-from celery_steps.engine.entries import Identity, Step, Wait, pack_call, pack_intent, pack_reopen, pack_resolve, pack_step
+from celery_steps.engine.entries import (
+    Identity,
+    Step,
+    Wait,
+    pack_call,
+    pack_control,
+    pack_intent,
+    pack_reopen,
+    pack_resolve,
+    pack_step,
+)
 from celery_steps.engine.identity import check_namespace
 from celery_steps.engine.journal import Journal
 from celery_steps.errors import JournalLost, RunRefused
@@ -45,7 +55,9 @@ def retry(app: Celery, namespace: str, run: RunId, from_step: str | None, sequen
     task = app.tasks.get(run.task)
     if not undoing and (task is None or not task.ignore_result):  # the old end must not be taken for the new one
         app.backend.store_result(run.id, {"waiting_for": "retry", "until": None}, "SUSPENDED")
-    messages.publish_if_due(app, store, namespace, run)
+    # Only now: a worker that is fast may have stored its end already.
+    store.control(namespace, run, what="unpause", nonce=uuid4().hex, entry=pack_control(str(run), "retried"))
+    messages.publish_soon(app, store, namespace, run)
 
 
 def fork(app: Celery, namespace: str, run: RunId, from_step: str | None, sequence: int, to: str | None) -> str:
@@ -70,6 +82,8 @@ def fork(app: Celery, namespace: str, run: RunId, from_step: str | None, sequenc
     if claim.verdict != "OK":
         raise RunRefused(f"Namespace {to!r} is in use: fork into another one.")
     entries = [entry for step in copied for entry in _copied(codec, namespace, to, step, str(run))]
+    if first is None:  # a doubt is one of the copy's, too
+        entries += [("intent", pack_intent(identity, digest, False)) for identity, (digest, _) in journal.intents.items()]
 
     def send(before: str, after: str, ids: list[str]) -> Append:
         return copy.giveback(before, after, [(id, *entry) for id, entry in zip(ids, entries, strict=True)])
