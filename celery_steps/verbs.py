@@ -253,7 +253,7 @@ class Step:
             StepsError: it cannot be sent; SettingsError: its result could not be read. Nothing is recorded or sent then.
             ResultError: its result cannot be recorded.
 
-        The child's id is made of this step, and it is sent again with that id when nobody has seen it: a durable child runs once,
+        The child's id is made of this step, and it is sent again with that id when it seems lost: a durable child runs once,
         another may run twice, as in Celery.
         """
         return wait(_run_task(active_attempt(), key, task, args, kwargs, timeout, returns, options))

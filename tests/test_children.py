@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from celery import Celery, chain, chord, group
+from celery.app.control import Inspect
 from celery.result import AsyncResult
 from kombu.exceptions import OperationalError
 
@@ -97,6 +98,8 @@ def canvases(app: Celery) -> dict[str, Any]:
         "chain with a group inside": chain(add.s(1), group(add.s(1), add.s(2)), total.s()),
         "chain that ends in a group": chain(add.s(1), group(add.s(1), add.s(2))),
         "chain of chords": chain(chord([add.s(1), add.s(2)], total.s()), group(add.s(1), add.s(2)), total.s()),
+        "group of chords": group(chord([add.s(1, i), add.s(2)], total.s()) for i in range(2)),
+        "chord with a chord as body": chord([add.s(1), add.s(2)], chord([total.s(), total.s(1)], total.s())),
         "chord in a chord": chord([chord([add.s(1), add.s(2)], total.s()), add.s(3)], total.s()),
     }
 
@@ -117,6 +120,8 @@ RESULTS = {
     "chain with a group inside": 5,
     "chain that ends in a group": [2, 3],
     "chain of chords": 9,
+    "group of chords": [3, 4],
+    "chord with a chord as body": 7,
     "chord in a chord": 6,
 }
 
@@ -235,7 +240,7 @@ def test_a_child_that_is_sent_again_has_the_same_ids(app: Celery, name: str) -> 
     for _ in range(2):
         assert children.send(frozen.detail)
         sent.append([text_of(message) for message in published(app)])
-    assert [ids for ids, _ in sent[0]] == [ids for ids, _ in sent[1]]
+    assert sent[0] == sent[1], "word for word: also the groups that count the members of chords are the same"
     plan = Plan.read(frozen.detail)
     assert sorted(ids for ids, _ in sent[0]) == sorted(plan.first)
     text = "".join(text for _, text in sent[0])
@@ -258,6 +263,17 @@ def test_of_a_group_only_what_is_missing_is_sent_again(app: Celery) -> None:
     assert missing == (first[0], first[2])
     assert children.send(frozen.detail, missing)
     assert [message.headers["id"] for message in published(app)] == list(missing)
+
+
+def test_what_is_missing_of_a_chord_in_a_group_is_counted_with_what_was_seen(app: Celery) -> None:
+    children = WorkerChildren(app)
+    frozen = children.freeze(Asked(canvases(app)["group of chords"], None, None, {}), ID, THE_PARENT, "here")
+    first = Plan.read(frozen.detail).first
+    assert children.send(frozen.detail)
+    groups = {message.headers["id"]: message.headers["group"] for message in published(app)}
+    assert [len({groups[id] for id in ids}) for ids in (first, first[:2], first[2:])] == [2, 1, 1], "one for each chord"
+    assert children.send(frozen.detail, first[3:])
+    assert {message.headers["id"]: message.headers["group"] for message in published(app)} == {id: groups[id] for id in first[2:]}
 
 
 def test_while_the_broker_is_away_the_run_waits_and_sends_later(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,6 +315,55 @@ def test_a_child_that_nobody_can_ask_for_is_not_taken_for_lost(app: Celery, monk
     monkeypatch.setattr(type(app.backend), "get_task_meta", away)
     (child,) = children.look([frozen.detail])
     assert (child.missing, child.over) == ((), False)
+
+
+def of_a_plain_child(app: Celery) -> Any:
+    task = calling(app, lambda step: step.run_task("child", "add", [1, 2]))
+    deliver(task, id="run")
+    return task
+
+
+def later(app: Celery, task: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_due(app, "run")
+    an_hour_later(monkeypatch)
+    deliver(task, id="run", headers={"steps_ticket": True})
+
+
+def test_a_plain_child_that_may_be_queued_is_not_sent_again_however_long_that_takes(
+    app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later(app, of_a_plain_child(app), monkeypatch)
+    assert [message.headers["task"] for message in published(app)] == ["add"]
+
+
+@pytest.mark.parametrize("reserved", [True, False])
+def test_one_that_is_in_no_queue_is_sent_again_unless_a_worker_has_it(
+    app: Celery, monkeypatch: pytest.MonkeyPatch, reserved: bool
+) -> None:
+    task = of_a_plain_child(app)
+    (taken,) = published(app)
+    id = taken.headers["id"]
+    asked: list[str] = []
+
+    def answers(self: Inspect, *ids: str) -> Any:
+        asked.extend(ids)
+        return {"worker@here": {id: ["reserved", {}]} if reserved else {}, "worker@there": {}}
+
+    monkeypatch.setattr(Inspect, "query_task", answers)
+    later(app, task, monkeypatch)
+    assert asked == [id]
+    assert [message.headers["id"] for message in published(app)] == ([] if reserved else [id])
+
+
+def test_one_whose_broker_is_away_is_not_taken_for_lost(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    children = WorkerChildren(app)
+    frozen = children.freeze(Asked("add", [1], None, {}), ID, THE_PARENT, "here")
+
+    def away(*_: Any, **__: Any) -> None:
+        raise OperationalError("away")
+
+    monkeypatch.setattr(type(app), "connection_for_write", away)
+    assert not children.are_lost(frozen.detail, [ID])
 
 
 # -- its end ------------------------------------------------------------------------------------------------------------

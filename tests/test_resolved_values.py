@@ -162,6 +162,15 @@ def test_an_object_of_that_class_may_be_said_as_well(app: Celery, runs: Runs) ->
     assert deliver(pay, id="id-1", **TICKET).retval == "ch_2"
 
 
+def test_what_is_in_doubt_is_so_in_a_copy(app: Celery, runs: Runs) -> None:
+    pay = in_doubt(app, pay_once)
+    copy = runs.fork("id-1")
+    deliver(pay, id=copy, **TICKET)
+    assert runs.get(copy).status == "in_doubt", "and the handler was not called"
+    runs.resolve(copy, done=SAID)
+    assert deliver(pay, id=copy, **TICKET).retval == "ch_1"
+
+
 def test_a_copy_takes_along_what_was_said_before_the_run_came_by(app: Celery, runs: Runs) -> None:
     pay = in_doubt(app, pay_once)
     runs.resolve("id-1", done=SAID)

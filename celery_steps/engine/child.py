@@ -66,6 +66,7 @@ class Children(Protocol):
     def freeze(self, asked: Asked, id: str, parent: Parent, said_by: str) -> Frozen: ...  # StepsError for what cannot be sent
     def send(self, detail: bytes, missing: Sequence[str] = ()) -> bool: ...  # all, or what is missing. False: not now
     def look(self, details: Sequence[bytes]) -> list[Child]: ...
+    def are_lost(self, detail: bytes, missing: Sequence[str]) -> bool: ...  # asked before what may run twice is sent again
     def cancel(self, details: Sequence[bytes]) -> None: ...
 
 
@@ -132,7 +133,7 @@ class ChildWait(Wait):
         found: list[Child] = attempt.leaving(lambda: children.look([wait.frozen for wait in those]))
         for wait, child in zip(those, found, strict=True):
             wait.child = child
-            if child.missing and not child.over and wait._is_missing(now, child.once):
+            if child.missing and not child.over and wait._is_missing(now, child.once) and wait._is_lost(child):
                 wait._send(child.missing)
 
     def _send(self, missing: Sequence[str] = ()) -> None:
@@ -151,6 +152,13 @@ class ChildWait(Wait):
         if left is None:
             return not self.sent_here
         return _chances(now - self.began_at, self._lease, once) > _chances(left - self.began_at, self._lease, once)
+
+    def _is_lost(self, child: Child) -> bool:
+        """Whether nobody who can be asked has what was sent and may run twice."""
+        if child.once or self._left_at() is None:  # perhaps it was never sent
+            return True
+        lost: bool = self.attempt.leaving(lambda: self.children.are_lost(self.frozen, child.missing))
+        return lost
 
     def _left_at(self) -> int | None:
         """When this run has last suspended since this wait began, None: not yet."""

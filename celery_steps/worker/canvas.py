@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
+from uuid import NAMESPACE_OID, uuid5
 
 from celery import Celery
 from celery.app.task import Task
@@ -134,6 +138,33 @@ def _whole(app: Celery, signature: Any) -> Signature:
     elif isinstance(signature, (_chain, group)):
         signature.tasks = [_whole(app, task) for task in signature.tasks]
     return signature
+
+
+@contextmanager
+def ids_fixed() -> Iterator[None]:
+    """What is sent in here has the same ids each time, also the groups that Celery makes of chords' headers meanwhile."""
+    token = _fixed.set(True)
+    try:
+        yield
+    finally:
+        _fixed.reset(token)
+
+
+_fixed: ContextVar[bool] = ContextVar("celery_steps_ids_fixed", default=False)
+_freeze_group = group.freeze
+
+
+@functools.wraps(_freeze_group)
+def _freeze(self: group, *args: Any, **options: Any) -> Any:
+    # With an id of Celery's own, members of a chord sent once more would be counted in another group than those seen already.
+    if _fixed.get() and "task_id" not in self.options:
+        tail = next(_tails(self), None)  # no header within this one ends with the same task
+        if tail is not None and "task_id" in tail.options:
+            self.options["task_id"] = str(uuid5(NAMESPACE_OID, f"{tail.options['task_id']}/header"))
+    return _freeze_group(self, *args, **options)
+
+
+group.freeze = _freeze
 
 
 def _tails(signature: Signature) -> Iterator[Signature]:

@@ -57,7 +57,8 @@ class WorkerChildren:
         """Send it, or what is missing of it. False: the broker is away."""
         plan = Plan.read(detail)
         try:
-            self._apply(plan, canvas.loaded(self._app, plan, missing))
+            with canvas.ids_fixed():
+                self._apply(plan, canvas.loaded(self._app, plan, missing))
         except self._away() as error:  # it is sent again as nobody has seen it
             logger.warning("The child %s could not be sent yet: %r", plan.shape, error)
             return False
@@ -89,6 +90,37 @@ class WorkerChildren:
         for id, meta in metas.items():
             known[id] = _stored(meta, known[id])
         return [_judged(plan, known) for plan in plans]
+
+    def are_lost(self, detail: bytes, missing: Sequence[str]) -> bool:
+        """Whether what nobody has begun is with no worker, and cannot be in a queue, as that is empty.
+
+        Where neither brokers nor workers answer to that, it counts as lost; where the broker is away, as not.
+        """
+        try:
+            return not self._may_be_queued(detail, missing) and not self._is_reserved(missing)
+        except self._away() as error:
+            logger.warning("It cannot be found out whether the children %s are lost: %r", list(missing)[:10], error)
+            return False
+
+    def _may_be_queued(self, detail: bytes, missing: Sequence[str]) -> bool:
+        router, found = self._app.amqp.router, set()
+        for task in canvas.heads(canvas.loaded(self._app, Plan.read(detail), missing)):
+            queue = router.route(task.options, task.task, task.args, task.kwargs).get("queue")
+            if queue is not None and task.options["task_id"] in missing:
+                found.add(getattr(queue, "name", queue))
+        for name in sorted(found):
+            with self._app.connection_for_write() as connection:  # one each: AMQP closes the channel if there is no such queue
+                try:
+                    if connection.default_channel.queue_declare(name, passive=True).message_count:
+                        return True
+                except connection.channel_errors:
+                    continue
+        return False
+
+    def _is_reserved(self, missing: Sequence[str]) -> bool:
+        """Whether a worker has it, but not begun: prefetched, or for later."""
+        answers = self._app.control.inspect(timeout=1.0).query_task(*missing)
+        return any(answer for answer in (answers or {}).values())
 
     def _known_to_store(self, nodes: list[Node]) -> dict[str, _Known]:
         """What their journals say, which outlives the result backend's memory."""

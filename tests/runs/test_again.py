@@ -126,6 +126,40 @@ def test_only_what_failed_can_be_retried(runs: Runs, greet: Any, waiting: Any, e
         runs.retry("id-1")
 
 
+def test_no_worker_has_it_before_the_old_end_is_taken_out_of_the_result_backend(
+    app: Celery, runs: Runs, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail(shop)
+    store_result = app.backend.store_result
+
+    def late(id: str, result: Any, state: str, *args: Any, **options: Any) -> Any:
+        if state == "SUSPENDED":  # a sweeper publishes it in this very moment
+            deliver(shop.task, id=id, **TICKET)
+        return store_result(id, result, state, *args, **options)
+
+    shop.broken = {"charge"}
+    monkeypatch.setattr(app.backend, "store_result", late)
+    runs.retry("id-1")
+    assert shop.task.AsyncResult("id-1").state == "SUSPENDED"
+    deliver(shop.task, id="id-1", **TICKET)
+    assert (runs.get("id-1").status, shop.task.AsyncResult("id-1").state) == ("failed", "FAILURE")
+
+
+def test_a_run_that_was_paused_before_it_was_cancelled_is_not_when_it_is_retried(app: Celery, runs: Runs, shop: Shop) -> None:
+    @app.task(bind=True, base=DurableTask, name="shop.naps")
+    def naps(self: DurableTask) -> str:
+        self.step.sleep("nap", "1h")
+        return "awake"
+
+    deliver(naps, id="id-1")
+    runs.pause("id-1")
+    runs.cancel("id-1")
+    deliver(naps, id="id-1", **TICKET)
+    runs.retry("id-1")
+    deliver(naps, id="id-1", **TICKET)
+    assert runs.get("id-1").status == "suspended"
+
+
 class TestAfterCelerysRetries:
     """A task whose one retry is used up when it is reopened."""
 
