@@ -12,6 +12,9 @@ import pytest
 
 from servers import RabbitServer, RedisServer, assert_no_leaks
 
+# Installed, pytest finds it by its entry point, under the same name.
+pytest_plugins = ["celery_steps.testing"]
+
 # The machine may be busy: how long an example took says nothing. The same examples each time, so that a failure is the change's;
 # look for new ones with HYPOTHESIS_PROFILE=search.
 hypothesis.settings.register_profile("steps", deadline=None, derandomize=True)

@@ -6,9 +6,10 @@ import functools
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any
 
 from celery import signals
@@ -35,7 +36,7 @@ from celery_steps.errors import (
 from celery_steps.store.binding import Binding
 from celery_steps.store.keys import RunId
 from celery_steps.store.store import Store
-from celery_steps.worker import events, listening, messages, process
+from celery_steps.worker import events, listening, messages, monitoring, process
 from celery_steps.worker.beside import PROMPT, beside
 from celery_steps.worker.children import WorkerChildren
 from celery_steps.worker.heartbeat import Heartbeat
@@ -51,7 +52,16 @@ latest: ContextVar[Delivery | None] = ContextVar("celery_steps_delivery", defaul
 class Delivery:
     """Runs a body for one delivered message and gives Celery its outcome."""
 
-    def __init__(self, task: Task, request: Context, namespace: str, store: Store, codec: Codec, heartbeat: Heartbeat) -> None:
+    def __init__(
+        self,
+        task: Task,
+        request: Context,
+        namespace: str,
+        store: Store,
+        codec: Codec,
+        heartbeat: Heartbeat,
+        doors: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         self.task = task
         self.request = request
         self.store = store
@@ -93,6 +103,7 @@ class Delivery:
             max_crashes=settings.max_crashes,
             record_input=settings.record_input,
             request=request,
+            **doors,
         )
         self.known = Known(self.attempt, self.binding, self.result, self._hold)
 
@@ -214,7 +225,10 @@ class Delivery:
             rollback.begin(self.attempt, outcome, value)
         if self.attempt.journal.rollback is not None and self.attempt.crashes < self.attempt.max_crashes:
             rollback.undo(self.attempt)
-        return self.attempt.finish(outcome, value, stored=outcome, whatever=True, error=error)
+        finished = self.attempt.finish(outcome, value, stored=outcome, whatever=True, error=error)
+        if finished and outcome == "cancelled":
+            monitoring.send_revoked(self.task, self.request.id)
+        return finished
 
     def _go_on_undoing(self, body: Callable[..., Any], args: Any, kwargs: Any) -> None:
         """The run is over but for its rollback: its body is replayed to where it ended, for the undos that it names."""

@@ -314,7 +314,7 @@ class Request(CeleryRequest):  # type: ignore[misc]
     def _gone(self) -> None:
         """The message has no child any more, and what becomes of its run is told elsewhere."""
         state.task_ready(self)
-        self.send_event("task-cancelled")
+        # No task-cancelled: monitors would show that over the run, which goes on elsewhere or is told of as revoked.
         self._already_cancelled = True
 
 

@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 from celery_steps.store.replies import Append
 from celery_steps.store.store import Store
-from servers import wait_until
-from store.conftest import APP, Owner
+from celery_steps.testing.store_contract.owner import APP, Owner, wait_until
 
 SHORT = {"lease_ttl": 0.05}
 
