@@ -39,9 +39,9 @@ def tree(journal: Written, width: int = 80) -> list[str]:
 def order() -> Written:
     """A step, three branches, a long sleep, a step, and a wait that goes on."""
     journal = Written().attempt(0).step("load", 0, 200).step("pay", 200, 700).step("pack", 200, 400).step("note", 201, 900)
-    journal.wait("cool-off", 1000).suspend()
+    journal.wait("cool-off", began=1000).suspend()
     journal.attempt(HOUR).step("cool-off", HOUR, HOUR, verb="sleep").step("ship", HOUR, HOUR + 300)
-    return journal.wait("signed", HOUR + 300, "wait_for_event", "parcel.signed").suspend()
+    return journal.wait("signed", "wait_for_event", "parcel.signed", began=HOUR + 300).suspend()
 
 
 # -- the time axis ------------------------------------------------------------------------------------------------------

@@ -70,6 +70,7 @@ def test_the_how_tos_tasks_do_what_the_page_says(monkeypatch: pytest.MonkeyPatch
     assert names["book"]() == "page 1"
     assert names["compare"](["ab", "c"]) == ["page 1", 200, 100]
     assert names["import_rows"](["a", "b"]) == 2
+    assert names["send_parcel"](7) == "posted label 7"
 
 
 def test_steps_come_to_what_the_canvases_of_the_page_come_to(monkeypatch: pytest.MonkeyPatch) -> None:

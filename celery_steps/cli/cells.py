@@ -155,7 +155,11 @@ def record_row(record: Record, run: Run, shared: bool, verbs: bool) -> list[Text
         *([escaped(record.verb)] if verbs else []),
         *([escaped(by)] if shared else []),
         Text(str(record.attempt) if record.attempt else ""),
-        Text(spoken(record.took_ms / 1000) if record.status in ("done", "failed") and record.verb in ("run", "emit") else ""),
+        Text(
+            spoken(record.took_ms / 1000)
+            if record.status in ("done", "failed", "undone") and record.verb in ("run", "emit")
+            else ""
+        ),
         _folded("" if record.input is None else shown(record.input, _INPUT)),
         _outcome(record),
     ]
@@ -184,7 +188,7 @@ def _outcome(record: Record) -> Text:
         return corrupt_text(record.corrupt)
     value = value_text(record)
     if record.status == "done":
-        return _folded(value)
+        return _folded("done" if record.verb == "undo" else value)
     between = " for " if record.status == "waiting" else ": "
     text = Text.assemble((record.status, STYLES.get(record.status, "dim")), f"{between}{value}" if value else "")
     if record.error is None:  # an error is what people look for: that one is whole

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import click
 
-#: Seconds that somebody waits who pressed TAB.
+#: Seconds that somebody who pressed TAB waits for Redis.
 _PATIENCE = 2.0
 #: Runs that changed last, among which names are looked for.
 _RECENT = 500
@@ -29,16 +30,17 @@ def keys(context: click.Context, parameter: click.Parameter, incomplete: str) ->
 
 
 def _among(ask: Callable[[Any], Iterable[str]], context: click.Context, incomplete: str) -> list[str]:
+    try:
+        from celery_steps.runs import Runs
+
+        runs = Runs(_app(context))
+    except BaseException:  # nobody could read an error in the middle of a command line
+        return []
     found: list[str] = []
 
     def look() -> None:
-        try:
-            from celery_steps.runs import Runs
-
-            runs = Runs(_app(context))
+        with suppress(BaseException):
             found.extend(dict.fromkeys(name for name in ask(runs) if name.startswith(incomplete) and _is_a_word(name)))
-        except BaseException:  # nobody could read an error in the middle of a command line
-            found.clear()
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()

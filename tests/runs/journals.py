@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from celery_steps.codec import PLAIN, Codec
+from celery_steps.codec import PLAIN, Codec, pack
 from celery_steps.engine import entries as fmt
 from celery_steps.engine.history import History
 from celery_steps.past import Run, attempt_of
@@ -46,8 +46,10 @@ class Written:
         entry = fmt.pack_step((key, sequence), None, True, value, asked, began - self._attempt, ended - began, verb)
         return self.add("step", entry)
 
-    def wait(self, key: str, began: int, verb: str = "sleep", about: str = "", deadline: int = 0) -> Written:
-        entry = fmt.pack_wait((key, 1), verb, about, deadline and START + deadline, b"", began - self._attempt)
+    def wait(self, key: str, verb: str = "sleep", about: str = "", deadline: int = 0, *, began: int | None = None) -> Written:
+        """A wait that begins at that time; or nobody wrote down when, and it is taken to be when the last step was done."""
+        known = [] if began is None else [began - self._attempt]
+        entry = pack([fmt.FORMAT, key, 1, verb, about, deadline and START + deadline, b"", *known])
         return self.add("wait", entry)
 
     def tried(self, key: str, began: int, ended: int, due: int) -> Written:

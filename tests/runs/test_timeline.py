@@ -29,7 +29,7 @@ def test_steps_lie_where_they_were_executed_counted_from_their_attempt() -> None
 
 
 def test_a_wait_goes_from_its_own_entry_to_its_outcome_in_a_later_attempt() -> None:
-    journal = Written().attempt(0).step("load", 10, 30).wait("cool-off", 35, deadline=5000).suspend()
+    journal = Written().attempt(0).step("load", 10, 30).wait("cool-off", deadline=5000, began=35).suspend()
     journal.attempt(5100).step("cool-off", 5101, 5101, verb="sleep").step("ship", 5102, 5200)
     timeline = journal.timeline()
     assert bars(timeline) == [("load", 10, 30), ("cool-off", 35, 5101), ("ship", 5102, 5200)]
@@ -38,7 +38,7 @@ def test_a_wait_goes_from_its_own_entry_to_its_outcome_in_a_later_attempt() -> N
 
 
 def test_what_is_waited_for_has_no_end() -> None:
-    journal = Written().attempt(0).step("load", 0, 9).wait("yes", 12, "wait_for_event", "order.approved").suspend()
+    journal = Written().attempt(0).step("load", 0, 9).wait("yes", "wait_for_event", "order.approved", began=12).suspend()
     span = span_of(journal.timeline("suspended"), "yes")
     assert (span.status, ms(span.began_at), span.ended_at, span.about) == ("waiting", 12, None, "order.approved")
 
@@ -113,7 +113,9 @@ def test_what_an_undo_took_is_known() -> None:
 
 
 def test_a_wait_beside_a_branch_does_not_follow_it() -> None:
-    journal = Written().attempt(0).step("load", 0, 10).wait("paid", 11, "wait_for_event", "paid").step("pack", 11, 400).suspend()
+    journal = (
+        Written().attempt(0).step("load", 0, 10).wait("paid", "wait_for_event", "paid", began=11).step("pack", 11, 400).suspend()
+    )
     journal.attempt(900).step("paid", 901, 901, verb="wait_for_event").step("ship", 902, 950)
     timeline = journal.timeline()
     assert edges(timeline) == {"load": [], "paid": ["load"], "pack": ["load"], "ship": ["paid", "pack"]}
