@@ -451,6 +451,25 @@ def test_a_receiver_of_any_signal_may_raise(app: Celery, name: str, caplog: pyte
     assert caplog.text.count(f"of {name} raised") == 1
 
 
+@pytest.mark.parametrize(("hook", "end"), [("on_success", "SUCCESS"), ("on_failure", "FAILURE"), ("after_return", "SUCCESS")])
+@pytest.mark.filterwarnings("ignore:Exception raised outside body:RuntimeWarning")  # how Celery reports it
+def test_a_hook_of_the_task_that_raises_keeps_no_run_from_its_end(app: Celery, heard: Heard, hook: str, end: str) -> None:
+    def broken(self: DurableTask, *_: Any) -> None:
+        raise OSError("disk full")
+
+    @app.task(name="order", bind=True, base=DurableTask, **{hook: broken})
+    def order(self: DurableTask) -> None:
+        self.step.run("one", lambda: 1)
+        if end == "FAILURE":
+            raise ValueError("no")
+
+    with suppress(OSError):  # Celery calls a hook that raised once more, and then lets it through
+        deliver(order, id="id-1")
+    assert app.AsyncResult("id-1").state == end
+    assert heard.words[-1] == f"run_finished {'succeeded' if end == 'SUCCESS' else 'failed'}"
+    assert Runs(app).get("id-1").status == ("succeeded" if end == "SUCCESS" else "failed")
+
+
 def test_a_soft_time_limit_in_a_receiver_is_the_bodys() -> None:
     app, limit = app_of_its_own("limited"), [SoftTimeLimitExceeded()]
 

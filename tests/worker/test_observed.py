@@ -142,6 +142,16 @@ def test_a_run_that_is_ended_from_outside_is_seen_as_revoked(stage: Stage, monit
     wait_until(lambda: monitor.of(result)[-1] == "step-run-finished", 10)
 
 
+def test_the_hard_time_limit_is_told_by_the_main_process(stage: Stage, monitor: Monitor) -> None:
+    result = stage.send("three_limited", "two", namespace="limited")
+    monitor.wait_for(result, "FAILURE")
+    wait_until(lambda: monitor.of(result)[-1] == "step-run-finished", 10)
+    (finished,) = [event for event in monitor.events if event["type"] == "step-run-finished"]
+    assert (finished["status"], finished["namespace"], finished["attempt"]) == ("failed", "limited", 1)
+    assert finished["exception"].startswith("billiard.exceptions.TimeLimitExceeded")
+    stage.wait_until_settled(result, "failed", "limited")
+
+
 @pytest.mark.parametrize("pool", ["threads", "gevent"])
 def test_events_are_sent_in_other_pools(make_stage: Callable[..., Stage], pool: str) -> None:
     stage = make_stage()
