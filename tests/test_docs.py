@@ -12,6 +12,7 @@ import pytest
 from celery import Celery
 
 from celery_steps import DurableTask
+from celery_steps.testing import Steps
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -83,6 +84,17 @@ def test_what_goes_wrong_goes_as_the_page_says(monkeypatch: pytest.MonkeyPatch, 
     with pytest.raises(ValueError, match="no passport"):
         names["travel"]()
     assert capsys.readouterr().out == "cancelled hotel 42\ncancelled flight 42\n"
+
+
+def test_the_tests_of_the_page_about_testing_pass(monkeypatch: pytest.MonkeyPatch, steps: Steps) -> None:
+    names = execute(ROOT / "docs" / "testing.md", monkeypatch)
+    steps.stub("charge", "r-11")
+    november = steps.start(names["fulfil"], 11)
+    names["test_the_run_of_november_still_goes_its_way"](steps.runs().export(november.id))
+    orders = ("that_nobody_approves_expires", "is_shipped_once_it_is_approved", "survives_a_crash_anywhere")
+    for name in orders:
+        with Steps() as its_own:
+            names[f"test_an_order_{name}"](its_own)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
