@@ -6,7 +6,7 @@ import base64
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from datetime import datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from celery_steps.codec import PLAIN, Codec
@@ -56,7 +56,7 @@ def export(lookup: Lookup, name: str) -> dict[str, Any]:
     lines = [(line, raw) for line, raw in _lines(lookup, namespace) if line.run_id in (run.id, "")]
     return {
         "format": FORMAT,
-        "made_by": f"celery-steps {version('celery-steps')}",
+        "made_by": f"celery-steps {_version()}".strip(),
         "made_at": at(lookup.index.now()).isoformat(),
         "warning": _WARNING,
         "run": {**_form(run), "ref": str(id)},
@@ -65,6 +65,13 @@ def export(lookup: Lookup, name: str) -> dict[str, Any]:
         "inbox": [_event(event, lookup.codec) for event in binding.inbox("")],
         "log": [{**_form(line), "data_bytes": _bytes(raw)} for line, raw in reversed(lines)],
     }
+
+
+def _version() -> str:
+    try:
+        return version("celery-steps")
+    except PackageNotFoundError:  # run from its source
+        return ""
 
 
 def entries_of(document: Any) -> list[Entry]:

@@ -15,6 +15,7 @@ from prometheus_client import REGISTRY
 
 from celery_steps import DurableTask
 from celery_steps.signals import SIGNALS
+from celery_steps.testing import Steps
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -103,6 +104,17 @@ def test_receivers_and_metrics_of_the_page_hear_of_its_task(
     assert re.search(r"charge took \d+ ms in attempt 1 of", caplog.text)
     executed = {"task": names["charge"].name, "key": "charge"}
     assert REGISTRY.get_sample_value("celery_steps_executed_total", executed) == 1
+
+
+def test_the_tests_of_the_page_about_testing_pass(monkeypatch: pytest.MonkeyPatch, steps: Steps) -> None:
+    names = execute(ROOT / "docs" / "testing.md", monkeypatch)
+    steps.stub("charge", "r-11")
+    november = steps.start(names["fulfil"], 11)
+    names["test_the_run_of_november_still_goes_its_way"](steps.runs().export(november.id))
+    orders = ("that_nobody_approves_expires", "is_shipped_once_it_is_approved", "survives_a_crash_anywhere")
+    for name in orders:
+        with Steps() as its_own:
+            names[f"test_an_order_{name}"](its_own)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

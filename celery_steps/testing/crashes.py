@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -166,7 +168,7 @@ def crash_everywhere(again: Callable[[], Steps], signature: Signature) -> Report
     """Each trial begins in an empty world, which `again` makes."""
 
     def trial(**disturbed: int) -> tuple[Trial, Outcome, list[str]]:
-        with noted() as effects, again() as steps:
+        with _quiet(), noted() as effects, again() as steps:
             done = Trial(steps, signature, **disturbed)
             return done, done.outcome, effects
 
@@ -184,6 +186,20 @@ def crash_everywhere(again: Callable[[], Steps], signature: Signature) -> Report
                 if run_id == done.handle.id:
                     calls[key, sequence] = max(calls[key, sequence], count)
     return Report(undisturbed.result, undisturbed.error, tuple(points.values()), crashes, duplicates, dict(calls))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hundreds of crashes would fill the log of a test."""
+    loggers = [logging.getLogger(name) for name in ("celery.app.trace", "celery_steps")]
+    before = [logger.disabled for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.disabled = True
+        yield
+    finally:
+        for logger, disabled in zip(loggers, before, strict=True):
+            logger.disabled = disabled
 
 
 def _check_undisturbed(one: Outcome, effects: list[str], other: Outcome) -> None:

@@ -59,8 +59,9 @@ class Handle:
 
     @property
     def state(self) -> str:
-        """Celery's state of the task."""
-        return str(self._result.state)
+        """Celery's state of the task; of one whose result nobody wants stored, what it would be."""
+        stored = str(self._result.state)
+        return self._steps.states.get(self.id, stored) if stored == states.PENDING else stored
 
     @property
     def finished(self) -> bool:
@@ -72,14 +73,21 @@ class Handle:
         self._check_over()
         if self.status == "cancelled":
             raise StepsError(f"Run {self.id} of {self._task} was cancelled: it has no result.")
-        return self._result.get(disable_sync_subtasks=False)
+        error = self.error
+        if error is not None:
+            raise error
+        return self._result.result  # None where it was not stored: get() would wait for it
 
     @property
     def error(self) -> BaseException | None:
         """What the task raised, None if it did not fail. StepsError while it is not over."""
         self._check_over()
-        found = self._result.result
-        return found if self.status == "failed" and isinstance(found, BaseException) else None
+        if self.status != "failed":
+            return None
+        found, run = self._result.result, self.run
+        if not isinstance(found, BaseException):  # not stored: the journal has it
+            found = None if run is None else run.error
+        return found or StepsError(f"Run {self.id} of {self._task} failed, and its result was not stored.")
 
     @property
     def waiting(self) -> tuple[Waiting, ...]:

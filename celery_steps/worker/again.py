@@ -21,7 +21,7 @@ from celery_steps.engine.entries import (
 from celery_steps.engine.identity import check_namespace
 from celery_steps.engine.journal import Journal
 from celery_steps.errors import JournalLost, RunRefused
-from celery_steps.store.keys import FINAL, RunId
+from celery_steps.store.keys import RunId
 from celery_steps.store.replies import Append
 from celery_steps.worker import messages, runtime
 from celery_steps.worker.control import journal_of

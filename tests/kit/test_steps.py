@@ -220,6 +220,24 @@ def test_a_durable_task_without_a_step_leaves_no_trace_and_has_its_result(steps:
     assert (run.status, run.result, run.records, run.waiting, run.logs, run.run) == ("succeeded", "done", [], (), [], None)
 
 
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_task_whose_result_nobody_wants_has_its_end_all_the_same(steps: Steps, app: Celery, fails: bool, durable: bool) -> None:
+    @app.task(bind=True, base=DurableTask, ignore_result=True)
+    def quiet(self: DurableTask) -> None:
+        if durable:
+            self.step.run("work", lambda: 1)
+        if fails:
+            raise LookupError("not found")
+
+    run = steps.start(quiet)
+    assert run.status == ("failed" if fails else "succeeded")
+    if fails:
+        assert isinstance(run.error, LookupError if durable else StepsError)
+    else:
+        assert run.result is None
+
+
 def test_options_travel_with_a_signature(steps: Steps, fulfil: Any) -> None:
     order = steps.start(fulfil.s(42).set(namespace="again-42", task_id="one"))
     assert (order.id, order.namespace) == ("one", "again-42")
@@ -284,7 +302,7 @@ def test_a_setting_that_is_wrong_is_an_error_here_too(steps: Steps, app: Celery,
 
 
 def test_a_body_that_goes_on_for_ever_ends_with_an_error(steps: Steps, app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("celery_steps.testing.steps._MOST", 20)
+    monkeypatch.setattr("celery_steps.testing.world._MOST", 20)
 
     @app.task(bind=True, base=DurableTask)
     def again(self: DurableTask) -> None:
