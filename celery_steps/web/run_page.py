@@ -209,7 +209,7 @@ def what_of(node: Node) -> str:
     began = min(span.began_at for span in node.spans)
     took = "" if node.goes_on or ended is None else spoken((ended - began).total_seconds())
     about = span.about if node.keys == 1 and span.about != span.key else ""
-    words = (" ".join(filter(None, (verb, about))), node.status.replace("_", " "), took, tries)
+    words = (" ".join(filter(None, (verb, about))), node.status, took, tries)
     return " · ".join(word for word in words if word)
 
 
