@@ -63,7 +63,7 @@ class Step:
     lines: tuple[Line, ...]
     state: str  # its record's status, or, of what has no outcome, what has become of it
     of_another: bool  # another run in this namespace recorded it
-    recorded: bool  # the run can be retried, or a copy made, from here
+    recorded: bool  # a copy can be made from here, and the run retried, if it is its own
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def view_of(
     timeline = None if timeline is None else _told(timeline)
     only, number = asked.get("step", ""), asked.get("first", "")
     first = int(number) if re.fullmatch("-1|[0-9]{1,9}", number) else 0
-    flow = None if timeline is None else flow_of(timeline)
+    flow = None if timeline is None or only else flow_of(timeline)
     anchored = list(zip(anchors_of((record.key, record.sequence) for record in records), records, strict=True))
     anchors = {(record.event_id, record.key, record.sequence): anchor for anchor, record in anchored}
     total = len(anchored)
@@ -217,14 +217,14 @@ def _told(timeline: Timeline) -> Timeline:
     """The timeline with what has become of each step that was begun and has no outcome."""
     crashed = {attempt.number for attempt in timeline.attempts if attempt.ended == "interrupted"}
 
-    def state(span: Span) -> str:
+    def told(span: Span) -> Span:
         if span.status != "begun":
-            return span.status
+            return span
         if span.ended_at is None:
-            return "in_doubt" if timeline.status == "in_doubt" else "running"
-        return "interrupted" if span.run_id == timeline.run_id and span.attempt in crashed else "begun"
+            return replace(span, status="in_doubt" if timeline.status == "in_doubt" else "running")
+        return replace(span, status="interrupted") if span.run_id == timeline.run_id and span.attempt in crashed else span
 
-    return replace(timeline, spans=tuple(replace(span, status=state(span)) for span in timeline.spans))
+    return replace(timeline, spans=tuple(map(told, timeline.spans)))
 
 
 def _step(run: Run, anchor: str, record: Record, span: Span | None, lines: Sequence[Line], whole: bool) -> Step:
@@ -245,7 +245,7 @@ def _step(run: Run, anchor: str, record: Record, span: Span | None, lines: Seque
         lasted="" if span is None or span.ended_at is None else spoken((span.ended_at - span.began_at).total_seconds()),
         lines=tuple(said),
         of_another=record.run_id not in ("", run.id),
-        recorded=record.status in _RECORDED and not record.corrupt,
+        recorded=record.status in _RECORDED and record.verb != "undo" and not record.corrupt,
     )
 
 

@@ -196,6 +196,7 @@ def test_what_another_run_recorded_here_leads_to_it_and_cannot_be_retried(consol
     text = page(console, "id-2")
     assert 'Recorded by</dt><dd><a href="/run/id-1"' in text
     assert "Retry from here" not in text
+    assert "Fork from here" in text
     assert "Retry from here" in page(console, "id-1")
 
 
