@@ -228,7 +228,9 @@ def _told(timeline: Timeline) -> Timeline:
 
 
 def _step(run: Run, anchor: str, record: Record, span: Span | None, lines: Sequence[Line], whole: bool) -> Step:
-    over = record.status not in ("waiting", "begun", "raised") and not record.corrupt and record.error is None
+    # Nothing comes of a sleep, and of an undo.
+    tells = record.verb not in ("undo", "sleep", "sleep_until")
+    over = tells and record.status not in ("waiting", "begun", "raised") and not record.corrupt and record.error is None
     said = [line for line in lines if line.key and (line.key, line.sequence) == (record.key, record.sequence)]
     result = value_text(record.result, whole) if over else None
     failure = None if record.error is None else failure_of(record.error, whole)
@@ -254,7 +256,7 @@ def _glance(record: Record, result: Text | None, failure: Failure | None) -> str
         return _line(f"cannot be read: {record.corrupt}")
     if failure is not None:
         return _line(f"{failure.kind}: {failure.message.text}")
-    if result is None or record.verb in ("sleep", "sleep_until"):
+    if result is None or record.result is None:
         return ""
     return _line(result.text)
 
