@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from celery import Celery
 from celery.exceptions import SoftTimeLimitExceeded
-from playwright.sync_api import Browser, ConsoleMessage, Page, Response
+from playwright.sync_api import Browser, ConsoleMessage, Page, Response, expect
 
 from celery_steps import DurableTask, Runs
 from celery_steps.web import create_app
@@ -18,6 +18,8 @@ from servers import RedisServer
 from web.chromium import browsing, serving
 
 HERE = Path(__file__).parent
+
+expect.set_options(timeout=30_000)  # the machine may be busy
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -103,7 +105,7 @@ def open_page(chromium: Browser, address: str) -> Iterator[Callable[..., Page]]:
 
     def open_page(**options: Any) -> Page:
         context = chromium.new_context(**{"base_url": address, "viewport": {"width": 1100, "height": 800}, **options})
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(30_000)
         contexts.append(context)
         page = context.new_page()
         page.on("console", told)

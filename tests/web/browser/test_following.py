@@ -123,7 +123,9 @@ def test_the_tab_key_leads_through_a_page_and_out_of_it(page: Page, order: Any) 
         met = []
         for _ in range(150):
             page.keyboard.press("Tab")
-            where = page.evaluate("document.activeElement === document.body ? '' : document.activeElement.outerHTML")
+            where = page.evaluate(
+                "document.activeElement === document.body ? '' : document.activeElement.outerHTML.slice(0, 150)"
+            )
             if where in ("", *met[:1]):
                 break
             met.append(where)
