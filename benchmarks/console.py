@@ -18,6 +18,7 @@ from celery import Celery
 from benchmarks.steps import open_attempt, run_steps
 from celery_steps import Runs
 from celery_steps.settings import Settings
+from celery_steps.store.client import Client
 from celery_steps.store.keys import Keys, RunId
 from celery_steps.store.store import Store
 from celery_steps.web import create_app
@@ -35,19 +36,22 @@ _BATCH = 2000
 def fill(url: str, first: int, size: int) -> None:
     """Write runs number `first` to `size` as CLAIM and SETTLE leave them, a millisecond apart, the last one now."""
     keys, now = Keys("steps", 16), int(time.time() * 1000)
-    with closing(redis.Redis.from_url(url)) as client:
-        for start in range(first, size, _BATCH):
-            pipe = client.pipeline(transaction=False)
-            for n in range(start, min(start + _BATCH, size)):
-                namespace, status = f"order-{n}", _ENDS[n % 100]
-                run = RunId("shop.rare" if n % 1000 == 7 else f"shop.task_{n % 7}", str(uuid4()))
-                space, at = keys.namespace(namespace), str(now - size + n)
-                fields = {"status": status, "app": "bench", "task": run.task, "created": at, "changed": at, "attempts": 1}
-                space_fields = {"tip": f"{at}-3", "fence": at, "open": 0}
-                pipe.hset(space.run, mapping={**space_fields, **{f"{run}:{name}": value for name, value in fields.items()}})
-                pipe.zadd(keys.status(space.partition, status), {space.member(str(run)): at})
-                pipe.set(keys.index(run.id), namespace)
-            pipe.execute()
+    client = Client(url)
+    for start in range(first, size, _BATCH):
+        commands: list[list[str]] = []
+        for n in range(start, min(start + _BATCH, size)):
+            namespace, status = f"order-{n}", _ENDS[n % 100]
+            run = RunId("shop.rare" if n % 1000 == 7 else f"shop.task_{n % 7}", str(uuid4()))
+            space, at, encoded = keys.namespace(namespace), str(now - size + n), str(run)
+            fields = {"status": status, "app": "bench", "task": run.task, "created": at, "changed": at, "attempts": "1"}
+            known = [part for name, value in fields.items() for part in (f"{encoded}:{name}", value)]
+            commands += (
+                ["HSET", space.run, "tip", f"{at}-3", "fence", at, "open", "0", *known],
+                ["ZADD", keys.status(space.partition, status), at, space.member(encoded)],
+                ["SET", keys.index(run.id), namespace],
+            )
+        client.exchange(*commands)
+    client.close()
 
 
 def _times(call: Callable[[], object], count: int = 30) -> list[float]:

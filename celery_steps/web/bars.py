@@ -20,6 +20,8 @@ _TICKS = 6
 #: From one tick to the next at least: texts are drawn to the right.
 _APART = 8.0
 _STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200, 86_400)
+#: Room for the number of an attempt.
+_NUMBER = 5.0
 #: Nodes of more spans than this are one bar.
 _BARS = 200
 
@@ -74,6 +76,7 @@ class Band:
     attempt: RunAttempt
     x: float
     width: float
+    numbered: bool  # there is room to write which
 
     @property
     def crashed(self) -> bool:
@@ -99,15 +102,27 @@ def bars_of(timeline: Timeline, flow: Flow) -> Bars:
     # Clocks of a store may step back: never before anything that is shown.
     last = max([timeline.ended_at or timeline.now, start, *(span.ended_at or span.began_at for span in spans)])
     stays = [(attempt, attempt.began_at, _end(timeline, i, last)) for i, attempt in enumerate(timeline.attempts)]
-    work = [(span.began_at, span.ended_at or last) for span in spans if span.verb not in WAITS]
+    work = [(span.began_at, span.ended_at or last) for span in spans if _works(span)]
     axis = Axis(_pieces(start, last, [*work, *((began, end) for _, began, end in stays)]))
     return Bars(
         axis.pieces,
         tuple(_ticks(axis)),
-        tuple(Band(attempt, axis.place(began), axis.width(began, end)) for attempt, began, end in stays),
+        tuple(_bands(axis, stays)),
         tuple(_row(node, axis, start, last) for node in flow.nodes),
         flow.left_out,
     )
+
+
+def _works(span: Span) -> bool:
+    return span.verb not in WAITS and span.status != "in_doubt"
+
+
+def _bands(axis: Axis, stays: Sequence[tuple[RunAttempt, datetime, datetime]]) -> Iterable[Band]:
+    free = 0.0
+    for attempt, began, ended in stays:
+        x = axis.place(began)
+        yield Band(attempt, x, axis.width(began, ended), x >= free)
+        free = x + _NUMBER if x >= free else free
 
 
 def _end(timeline: Timeline, i: int, last: datetime) -> datetime:

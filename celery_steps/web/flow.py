@@ -131,6 +131,8 @@ def _siblings(nodes: Sequence[Node]) -> Iterable[list[int]]:
 def _joined(nodes: Sequence[Node], groups: Iterable[list[int]], least: int) -> list[Node]:
     """The nodes of each group, if it has so many, as one: at the place of its first."""
     first = {i: group[0] for group in groups if len(group) >= least for i in group}
+    if not first:
+        return list(nodes)
     members: dict[int, list[int]] = {}
     for i in range(len(nodes)):
         members.setdefault(first.get(i, i), []).append(i)

@@ -16,6 +16,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Send
 
 from celery_steps.errors import RunRefused, StepsError
+from celery_steps.escape import safe
 
 logger = logging.getLogger(__name__)
 
@@ -135,12 +136,12 @@ class Live:
             try:
                 poller.tell(_changed(await loop.run_in_executor(self._threads, self._version, name)))
             except RunRefused as error:
-                poller.tell(_event("gone", {"text": str(error)}))
+                poller.tell(_event("gone", {"text": safe(str(error))}))
             except StepsError as error:
-                poller.tell(_event("trouble", {"text": str(error)}))
+                poller.tell(_event("trouble", {"text": safe(str(error))}))
             except Exception as error:  # whatever a damaged store comes to: the next look may be better
                 logger.exception("The console cannot follow %r", name)
-                poller.tell(_event("trouble", {"text": repr(error)}))
+                poller.tell(_event("trouble", {"text": safe(repr(error))}))
             await asyncio.sleep(_PACE)
 
 

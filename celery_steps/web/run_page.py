@@ -63,7 +63,7 @@ class Step:
     lines: tuple[Line, ...]
     state: str  # its record's status, or, of what has no outcome, what has become of it
     of_another: bool  # another run in this namespace recorded it
-    recorded: bool  # the run can be retried, or a copy made, from here
+    recorded: bool  # a copy can be made from here, and the run retried, if it is its own
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def view_of(
     timeline = None if timeline is None else _told(timeline)
     only, number = asked.get("step", ""), asked.get("first", "")
     first = int(number) if re.fullmatch("-1|[0-9]{1,9}", number) else 0
-    flow = None if timeline is None else flow_of(timeline)
+    flow = None if timeline is None or only else flow_of(timeline)
     anchored = list(zip(anchors_of((record.key, record.sequence) for record in records), records, strict=True))
     anchors = {(record.event_id, record.key, record.sequence): anchor for anchor, record in anchored}
     total = len(anchored)
@@ -209,7 +209,7 @@ def what_of(node: Node) -> str:
     began = min(span.began_at for span in node.spans)
     took = "" if node.goes_on or ended is None else spoken((ended - began).total_seconds())
     about = span.about if node.keys == 1 and span.about != span.key else ""
-    words = (" ".join(filter(None, (verb, about))), node.status.replace("_", " "), took, tries)
+    words = (" ".join(filter(None, (verb, about))), node.status, took, tries)
     return " · ".join(word for word in words if word)
 
 
@@ -217,18 +217,20 @@ def _told(timeline: Timeline) -> Timeline:
     """The timeline with what has become of each step that was begun and has no outcome."""
     crashed = {attempt.number for attempt in timeline.attempts if attempt.ended == "interrupted"}
 
-    def state(span: Span) -> str:
+    def told(span: Span) -> Span:
         if span.status != "begun":
-            return span.status
+            return span
         if span.ended_at is None:
-            return "in_doubt" if timeline.status == "in_doubt" else "running"
-        return "interrupted" if span.run_id == timeline.run_id and span.attempt in crashed else "begun"
+            return replace(span, status="in_doubt" if timeline.status == "in_doubt" else "running")
+        return replace(span, status="interrupted") if span.run_id == timeline.run_id and span.attempt in crashed else span
 
-    return replace(timeline, spans=tuple(replace(span, status=state(span)) for span in timeline.spans))
+    return replace(timeline, spans=tuple(map(told, timeline.spans)))
 
 
 def _step(run: Run, anchor: str, record: Record, span: Span | None, lines: Sequence[Line], whole: bool) -> Step:
-    over = record.status not in ("waiting", "begun", "raised") and not record.corrupt and record.error is None
+    # Nothing comes of a sleep, and of an undo.
+    tells = record.verb not in ("undo", "sleep", "sleep_until")
+    over = tells and record.status not in ("waiting", "begun", "raised") and not record.corrupt and record.error is None
     said = [line for line in lines if line.key and (line.key, line.sequence) == (record.key, record.sequence)]
     result = value_text(record.result, whole) if over else None
     failure = None if record.error is None else failure_of(record.error, whole)
@@ -245,7 +247,7 @@ def _step(run: Run, anchor: str, record: Record, span: Span | None, lines: Seque
         lasted="" if span is None or span.ended_at is None else spoken((span.ended_at - span.began_at).total_seconds()),
         lines=tuple(said),
         of_another=record.run_id not in ("", run.id),
-        recorded=record.status in _RECORDED and not record.corrupt,
+        recorded=record.status in _RECORDED and record.verb != "undo" and not record.corrupt,
     )
 
 
@@ -254,7 +256,7 @@ def _glance(record: Record, result: Text | None, failure: Failure | None) -> str
         return _line(f"cannot be read: {record.corrupt}")
     if failure is not None:
         return _line(f"{failure.kind}: {failure.message.text}")
-    if result is None or record.verb in ("sleep", "sleep_until"):
+    if result is None or record.result is None:
         return ""
     return _line(result.text)
 

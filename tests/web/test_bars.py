@@ -7,12 +7,14 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
-from runs.journals import Written
+from runs.journals import Written, moment
 
 from celery_steps.engine import entries as fmt
+from celery_steps.past import Run
 from celery_steps.timeline import Timeline
 from celery_steps.web.bars import Bars, Row, bars_of
 from celery_steps.web.flow import flow_of
+from celery_steps.web.run_page import view_of
 
 HOUR = 3_600_000
 
@@ -27,7 +29,7 @@ def row_of(bars: Bars, key: str) -> Row:
 
 
 def slept() -> Written:
-    journal = Written().attempt(0).step("load", 0, 400).step("charge", 400, 1000).wait("rest", deadline=8 * HOUR).suspend()
+    journal = Written().attempt(0).step("load", 0, 400).step("charge", 400, 1000).wait("rest", 1000, deadline=8 * HOUR).suspend()
     return journal.attempt(8 * HOUR).step("rest", 8 * HOUR, 8 * HOUR, verb="sleep").step("ship", 8 * HOUR, 8 * HOUR + 1000)
 
 
@@ -43,7 +45,7 @@ def test_a_long_sleep_is_a_gap_and_work_beside_it_keeps_its_proportion() -> None
 
 
 def test_a_short_sleep_is_no_gap() -> None:
-    journal = Written().attempt(0).step("load", 0, 1000).wait("rest", deadline=1500).suspend()
+    journal = Written().attempt(0).step("load", 0, 1000).wait("rest", 1000, deadline=1500).suspend()
     journal.attempt(1500).step("rest", 1500, 1500, verb="sleep").step("ship", 1500, 2500).finish()
     bars = drawn(journal.timeline("succeeded", 2500))
     assert not bars.gaps
@@ -51,7 +53,7 @@ def test_a_short_sleep_is_no_gap() -> None:
 
 
 def test_what_goes_on_ends_at_now_and_is_open() -> None:
-    journal = Written().attempt(0).step("load", 0, 1000).wait("approved", "wait_for_event").suspend()
+    journal = Written().attempt(0).step("load", 0, 1000).wait("approved", 1000, "wait_for_event").suspend()
     bar = row_of(drawn(journal.timeline("suspended")), "approved").bars[0]
     assert bar.open
     assert bar.x + bar.width == pytest.approx(100)
@@ -66,6 +68,24 @@ def test_a_lost_worker_shows_at_the_last_moment_that_is_known_of_it() -> None:
     assert (crashed.x, crashed.width) == (0, pytest.approx(20))
     assert [round(bar.x) for bar in row_of(bars, "charge").bars] == [20, 50]
     assert row_of(bars, "charge").took == "1.1 s"
+
+
+def test_a_doubt_keeps_no_worker_busy() -> None:
+    journal = Written().attempt(0).step("load", 0, 800).add("intent", fmt.pack_intent(("charge", 1), None, False))
+    timeline = journal.attempt(900).suspend().timeline("in_doubt")
+    bars = view_of(
+        Run("order-42", "id-1", "shop.fulfil", "in_doubt", 2, 1, 0, moment(0), moment(900), *[None] * 4), [], [], timeline, {}
+    ).bars
+    assert bars is not None
+    assert [gap.text for gap in bars.gaps] == ["17 min"]
+
+
+def test_attempts_without_room_have_no_number() -> None:
+    journal = Written()
+    for at in (0, 10, 20, 5000):
+        journal.attempt(at)
+    journal.step("load", 5000, 9000)
+    assert [band.numbered for band in drawn(journal.timeline()).bands] == [True, False, False, True]
 
 
 def test_many_gaps_leave_room_for_the_work() -> None:

@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from celery_steps import RunRefused, Runs
 from celery_steps.errors import StoreUnavailable
 from celery_steps.web import create_app, live
-from celery_steps.web.live import Crowded, Live
+from celery_steps.web.live import Crowded, EventStream, Live
 from delivering import deliver
 
 
@@ -120,6 +120,25 @@ def test_a_viewer_that_is_cancelled_leaves_nothing_behind(hub: Live) -> None:
         await until(lambda: hub.followed == 1)
         viewer.cancel()
         await asyncio.wait({viewer})
+        assert hub.followed == 0
+
+    run(main)
+
+
+def test_a_browser_that_goes_away_frees_what_followed_for_it(hub: Live) -> None:
+    gone = asyncio.Event()
+
+    async def receive() -> dict[str, Any]:
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        if b"changed" in message.get("body", b""):
+            gone.set()
+
+    async def main() -> None:
+        scope = {"type": "http", "method": "GET", "asgi": {"version": "3.0", "spec_version": "2.3"}}
+        await EventStream(hub.events("one", ""))(scope, receive, send)
         assert hub.followed == 0
 
     run(main)

@@ -103,7 +103,7 @@ def session_of(user):
     return session.session_key
 
 
-staff, other = (User.objects.create_user(name, is_staff=name == "ann") for name in ("ann", "bob"))
+staff, other = (User.objects.create(username=name, is_staff=name == "ann") for name in ("ann", "bob"))
 found = {{}}
 for who, key in (("staff", session_of(staff)), ("other", session_of(other)), ("stranger", "x" * 32), ("nobody", "")):
     client = TestClient(application, base_url="http://shop.example", cookies={{"sessionid": key}} if key else {{}})

@@ -33,7 +33,7 @@ def begun() -> Story:
 
 def test_a_step_keeps_its_place_in_the_page_when_a_wait_becomes_a_result() -> None:
     story = begun().done("load", 0, 9, 1)
-    story.wait("approved", "wait_for_event")
+    story.wait("approved", 9, "wait_for_event")
     story.suspend()
     (_, waiting) = view(story, "suspended").steps.shown
     story.attempt(500)
@@ -196,6 +196,7 @@ def test_what_another_run_recorded_here_leads_to_it_and_cannot_be_retried(consol
     text = page(console, "id-2")
     assert 'Recorded by</dt><dd><a href="/run/id-1"' in text
     assert "Retry from here" not in text
+    assert "Fork from here" in text
     assert "Retry from here" in page(console, "id-1")
 
 

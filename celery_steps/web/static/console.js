@@ -60,11 +60,14 @@ function live() {
   };
   let busy = false;
   let again = false;
+  let asked = 0;
   async function refresh() {
-    if (busy) {
+    if (busy || document.hidden) {
       again = true;
       return;
     }
+    asked = Date.now();
+    again = false;
     busy = true;
     try {
       const answer = await fetch(location.href, { headers: { Accept: "text/html" }, cache: "no-store" });
@@ -80,9 +83,11 @@ function live() {
       busy = false;
       // A busy store would have us ask without end.
       if (again) setTimeout(refresh, 1000);
-      again = false;
     }
   }
+  // "5 s ago" grows old also where nothing happens.
+  setInterval(() => Date.now() - asked > 30000 && refresh(), 30000);
+  document.addEventListener("visibilitychange", () => again && !document.hidden && refresh());
   const source = new EventSource(`${url}?since=${encodeURIComponent(document.body.dataset.version || "")}`);
   source.addEventListener("open", () => say("live"));
   source.addEventListener("changed", refresh);
