@@ -29,7 +29,9 @@ def row_of(bars: Bars, key: str) -> Row:
 
 
 def slept() -> Written:
-    journal = Written().attempt(0).step("load", 0, 400).step("charge", 400, 1000).wait("rest", 1000, deadline=8 * HOUR).suspend()
+    journal = (
+        Written().attempt(0).step("load", 0, 400).step("charge", 400, 1000).wait("rest", began=1000, deadline=8 * HOUR).suspend()
+    )
     return journal.attempt(8 * HOUR).step("rest", 8 * HOUR, 8 * HOUR, verb="sleep").step("ship", 8 * HOUR, 8 * HOUR + 1000)
 
 
@@ -45,7 +47,7 @@ def test_a_long_sleep_is_a_gap_and_work_beside_it_keeps_its_proportion() -> None
 
 
 def test_a_short_sleep_is_no_gap() -> None:
-    journal = Written().attempt(0).step("load", 0, 1000).wait("rest", 1000, deadline=1500).suspend()
+    journal = Written().attempt(0).step("load", 0, 1000).wait("rest", began=1000, deadline=1500).suspend()
     journal.attempt(1500).step("rest", 1500, 1500, verb="sleep").step("ship", 1500, 2500).finish()
     bars = drawn(journal.timeline("succeeded", 2500))
     assert not bars.gaps
@@ -53,7 +55,7 @@ def test_a_short_sleep_is_no_gap() -> None:
 
 
 def test_what_goes_on_ends_at_now_and_is_open() -> None:
-    journal = Written().attempt(0).step("load", 0, 1000).wait("approved", 1000, "wait_for_event").suspend()
+    journal = Written().attempt(0).step("load", 0, 1000).wait("approved", "wait_for_event", began=1000).suspend()
     bar = row_of(drawn(journal.timeline("suspended")), "approved").bars[0]
     assert bar.open
     assert bar.x + bar.width == pytest.approx(100)

@@ -33,7 +33,7 @@ def begun() -> Story:
 
 def test_a_step_keeps_its_place_in_the_page_when_a_wait_becomes_a_result() -> None:
     story = begun().done("load", 0, 9, 1)
-    story.wait("approved", 9, "wait_for_event")
+    story.wait("approved", "wait_for_event", began=9)
     story.suspend()
     (_, waiting) = view(story, "suspended").steps.shown
     story.attempt(500)
