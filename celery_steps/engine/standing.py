@@ -112,7 +112,7 @@ class Standing:
             self._forget((key, sequence))
         if run == self.run:
             self.finishes.pop(run, None)
-            self.cancelled, self.verdict = False, ""
+            self.cancelled, self.paused, self.verdict = False, False, ""
             self.undo_failures.clear()
             if not undoing:
                 self.rollback = None
