@@ -61,8 +61,8 @@ class StepDetails:
         attempt: the number of the run's attempt, from 1.
         key, sequence: the step's key, and which use of it this is, from 1.
         verb: `run`, `sleep`, `sleep_until`, `wait_for_event`, `emit`, `run_task`, `patched`.
-        took_ms: how long the handler, or this attempt's look at a wait, took; of a replayed step, how long it took when it was
-            executed.
+        began_at, took_ms: when the handler, or this attempt's look at a wait, began, and how long that took; of a replayed step,
+            when it was executed.
         error: what it failed with, None if it did not.
         recorded: whether this outcome stands: a replay comes to it again. False of a failed try that another may follow.
         next_try: when a failed try is followed by the next, by the step's own `retry=`; else None.
@@ -75,6 +75,7 @@ class StepDetails:
     key: str
     sequence: int
     verb: str
+    began_at: datetime
     took_ms: int
     error: Problem | None = None
     recorded: bool = True

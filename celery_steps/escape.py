@@ -55,6 +55,6 @@ def shown(value: Any, most: int) -> str:
     return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
 
 
-def document(value: Any) -> str:
-    """One JSON document, in ASCII; its strings hold no control characters."""
-    return json.dumps(value, indent=2, allow_nan=False).replace("\x7f", "\\u007f")
+def document(value: Any, indent: int | None = 2) -> str:
+    """One JSON document, in ASCII; its strings hold no control characters. Without indent it is one line."""
+    return json.dumps(value, indent=indent, allow_nan=False).replace("\x7f", "\\u007f")

@@ -23,6 +23,7 @@ from celery_steps.past import Line, Page, Record, Run, Stats, line_of, record_of
 from celery_steps.store.index import Row
 from celery_steps.store.keys import FINAL, LEVELS, OPEN
 from celery_steps.store.server import Server
+from celery_steps.tail import follow, follow_all
 from celery_steps.timeline import Span, Timeline, timeline_of
 from celery_steps.times import duration, moment
 from celery_steps.worker import again, control, events
@@ -173,6 +174,25 @@ class Runs:
                 found.append(line)
         return found[::-1]
 
+    def tail(self, name: str | None = None, *, last: int = 10, interval: float = 0.5) -> Iterator[Run | Record | Line]:
+        """What happens, as it happens: it blocks between items.
+
+        With a name: its runs whenever their status changes, their records and their log lines; it ends once they are finished.
+        Without: every run whenever its status changes; it never ends. What changes twice between two looks is met once, records
+        and lines are all met. While Redis is away it waits, and logs a warning.
+
+        Args:
+            last: begin with so many of what there was already, up to 10,000.
+            interval: seconds between two looks.
+
+        Raises RunRefused if there is no such run, StepsError for an argument that is none of these.
+        """
+        if type(last) is not int or not 0 <= last <= _LARGEST_PAGE:
+            raise StepsError(f"last must be from 0 to {_LARGEST_PAGE:,}, not {last!r:.80}.")
+        if isinstance(interval, bool) or not isinstance(interval, (int, float)) or not 0 < interval <= 3600:
+            raise StepsError(f"interval must be seconds, more than 0, not {interval!r:.80}.")
+        return follow_all(self._lookup, last, interval) if name is None else follow(self._lookup, name, last, interval)
+
     def stats(self) -> Stats:
         """Counts by status, tickets, and the server."""
         lookup = self._lookup
@@ -232,8 +252,10 @@ class Runs:
         lookup = self._lookup
         if lookup.find(name)[1]:
             control.cancel(self.app, *lookup.one(name))
-        else:
-            control.cancel_unknown(self.app, name)
+            return
+        control.cancel_unknown(self.app, name)
+        if lookup.find(name)[1]:  # it has begun in this very moment, perhaps before the mark
+            control.cancel(self.app, *lookup.one(name))
 
     def pause(self, name: str) -> None:
         """Ask a run to start no further step until it is unpaused. Its sleeps and deadlines go on; events are kept.

@@ -6,6 +6,9 @@ thread of the body or of the branch. What one raises is logged, and changes noth
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar, overload
+
 from celery.utils.dispatch import Signal
 
 from celery_steps.details import Awaited, Problem, RunDetails, StepDetails
@@ -26,8 +29,24 @@ __all__ = [
 ]
 
 
-def _signal(name: str) -> Signal:
-    return Signal(name=name, providing_args={"details"})
+Receiver = TypeVar("Receiver", bound=Callable[..., Any])
+
+
+class Connectable(Protocol):
+    """What is used of Celery's `Signal`, which has no types."""
+
+    name: str
+
+    @overload
+    def connect(self, receiver: Receiver, /, *, sender: Any = None, weak: bool = True, dispatch_uid: Any = None) -> Receiver: ...
+    @overload
+    def connect(self, *, sender: Any = None, weak: bool = True, dispatch_uid: Any = None) -> Callable[[Receiver], Receiver]: ...
+    def disconnect(self, receiver: Any = None, sender: Any = None, *, dispatch_uid: Any = None) -> bool: ...
+
+
+def _signal(name: str) -> Connectable:
+    signal: Connectable = Signal(name=name, providing_args={"details"})
+    return signal
 
 
 #: A step was executed and its result is recorded; a wait is over. Details: StepDetails.
@@ -47,7 +66,7 @@ run_finished = _signal("run_finished")
 #: An attempt has noticed that another one owns its namespace: it records nothing more. RunDetails.
 lease_lost = _signal("lease_lost")
 
-SIGNALS: dict[str, Signal] = {
+SIGNALS: dict[str, Any] = {
     signal.name: signal
     for signal in (
         step_executed,

@@ -40,7 +40,9 @@ def ask(app: Celery, runs: Runs, what: str, task: str) -> None:
         runs.pause("a")
         return
     run = RunId(task, "a")
-    store_of(app).control("a", run, what="handover", nonce="n", entry=pack_control(str(run), "warm shutdown"))
+    store_of(app).control(
+        "a", run, what="handover", nonce="n", entry=pack_control(str(run), "warm shutdown"), owner="worker@here/"
+    )
 
 
 @pytest.mark.parametrize("caught", [False, True])

@@ -331,3 +331,59 @@ def test_a_run_that_is_ended_by_the_hard_time_limit_cancels_its_children(app: Ce
     latest.set(None)  # the main process has no delivery
     request.on_timeout(False, 1.0)
     assert (field(app, "settled"), revoked) == ("failed", [1])
+
+
+# -- Redis out of memory --------------------------------------------------------------------------------------------------
+
+
+class Memory:
+    """Of a Redis with a limit."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self.client = server.client()
+
+    def fill(self) -> None:
+        self.client.config_set("maxmemory", self.client.info("memory")["used_memory"] // 2)
+        with pytest.raises(redis.OutOfMemoryError):
+            self.client.set("one", "more")
+
+    def free(self) -> None:
+        self.client.config_set("maxmemory", 0)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_an_effect_is_recorded_without_memory_and_no_other_begins_before_there_is_some(
+    start_redis: Callable[..., RedisServer], beside: bool
+) -> None:
+    server = start_redis()
+    memory = Memory(server)
+    app = make_app(server, steps_lease_ttl=0.2, result_backend="cache+memory://")
+    done: list[str] = []
+
+    def one() -> None:
+        done.append("one")
+        if len(done) == 1:
+            memory.fill()
+
+    def body(self: DurableTask) -> list[str]:
+        if beside:
+            with self.step.parallel(max_workers=1) as p:
+                p.run("one", one)
+                p.run("two", lambda: done.append("two"))
+        else:
+            self.step.run("one", one)
+            self.step.run("two", lambda: done.append("two"))
+        return done
+
+    task = durable(app, body)
+    assert outcome(deliver(task, id=RUN.id)) == "IGNORED"
+    run = Runs(app).get(RUN.id)
+    assert (run.status, run.waiting, done) == ("suspended", "memory in Redis", ["one"])
+    assert [record.key for record in Runs(app).records(RUN.id)] == ["one"]
+    wait_until_due(app)
+    assert outcome(redeliver(task)) == "REJECTED", "it cannot begin"
+    memory.free()
+    assert outcome(redeliver(task)) == "SUCCESS"
+    assert done == ["one", "two"]
+    memory.client.close()
+    close(app)

@@ -184,3 +184,35 @@ def test_in_memory_a_failure_is_undone_as_well(travel: Travel) -> None:
     with pytest.raises(ValueError, match="no passport"):
         travel.task()
     assert travel.cancelled == NEWEST_FIRST
+
+
+def test_a_cancel_that_waits_for_its_undos_warns_of_nothing(
+    app: Celery, runs: Runs, travel: Travel, caplog: pytest.LogCaptureFixture
+) -> None:
+    deliver(travel.task, "waits", id="id-1")
+    runs.cancel("id-1")
+    for _ in range(2):  # the second replays the body for its undos
+        deliver(travel.task, "waits", id="id-1", **TICKET)
+    assert (runs.get("id-1").status, travel.cancelled) == ("cancelled", NEWEST_FIRST)
+    assert [record.message for record in caplog.records if record.name == "celery_steps"] == []
+
+
+def test_a_cancel_met_by_a_retry_undoes_too_however_often_that_is_tried(
+    app: Celery, runs: Runs, travel: Travel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(rollback, "_POLICY", RetryPolicy(max_retries=2, delay=5))
+    travel.broken["flight 42"] = [ConnectionError("no route back")]
+
+    @app.task(bind=True, base=DurableTask, name="shop.short")
+    def short(self: DurableTask) -> None:
+        self.step.run("flight", "flight", travel.book, rollback=travel.cancel)
+        runs.cancel(self.request.id)
+        raise self.retry(countdown=0)
+
+    deliver(short, id="id-1")
+    assert runs.get("id-1").status == "rolling_back"
+    store_of(app).client.call("HSET", store_of(app).keys.namespace("id-1").run, "shop.short/id-1/0:wake", "0")
+    deliver(short, id="id-1", **TICKET)
+    assert (runs.get("id-1").status, travel.cancelled) == ("cancelled", ["flight 42"])
+    assert short.AsyncResult("id-1").state == "REVOKED"
+    assert [record.message for record in caplog.records if record.name == "celery_steps"] == []

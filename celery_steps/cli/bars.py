@@ -46,7 +46,7 @@ def style_of(span: Span) -> str:
         return "magenta"
     if span.status == "undone" or span.verb == "undo":
         return "yellow"
-    return STYLES.get(span.status, "") or ("blue" if span.status == "waiting" or span.verb in _WAITS else "green")
+    return "blue" if span.verb in _WAITS and span.status == "done" else STYLES.get(span.status, "")
 
 
 def took(began: datetime, ended: datetime) -> str:

@@ -14,7 +14,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from celery_steps.cli import bars, flow, forms
+from celery_steps.cli import bars, flow, forms, unfolded
 from celery_steps.cli.cells import (
     STYLES,
     escaped,
@@ -27,10 +27,12 @@ from celery_steps.cli.cells import (
     time_text,
     worker_text,
 )
+from celery_steps.cli.follow import Follower, form
 from celery_steps.errors import StepsError
 from celery_steps.escape import document, safe
 from celery_steps.past import Line, Record, Run
 from celery_steps.runs import Check, Finding, Page, Stats, Timeline
+from celery_steps.tail import Item
 from celery_steps.times import spoken
 
 #: Columns from which there is room for notes in a list.
@@ -63,7 +65,7 @@ class Output:
         if page.cursor:
             self._line(f"\nThere are more: --cursor {page.cursor}")
 
-    def run(self, run: Run, records: Sequence[Record]) -> None:
+    def run(self, run: Run, records: Sequence[Record], full: bool = False) -> None:
         if self._as_json:
             document = {"run": forms.run(run), "attempts": [forms.attempt(attempt) for attempt in run.history]}
             self._document({**document, "records": [forms.record(record) for record in records]})
@@ -86,12 +88,17 @@ class Output:
         if not records:
             self._line("No step is recorded.")
             return
+        if full:
+            self._lines_of(unfolded.blocks(records, run.id, self._console.width))
+            return
         shared = any(record.run_id != run.id for record in records)
         verbs = any(record.verb != "run" for record in records)
         rows = [record_row(record, run, shared, verbs) for record in records]
         more = [*(["verb"] if verbs else []), *(["recorded by"] if shared else [])]
         head = ["step", *more, "attempt", "took", "input", "outcome"]
-        self._table(head, rows, whole=("attempt", "took"))
+        self._table(head, rows, whole=("step", *more, "attempt", "took") if self._console.width >= _WIDE else ("attempt", "took"))
+        if self._console.is_terminal:
+            self._line("\nEach value is cut to a line: --full shows them whole.")
 
     def timeline(self, timeline: Timeline) -> None:
         if self._as_json:
@@ -109,6 +116,14 @@ class Output:
             self._line("No step is recorded.")
         else:
             self._lines_of(flow.tree(timeline, self._console.width, self._ascii_only))
+
+    def tail(self, items: Iterable[Item], name: str | None) -> None:
+        follower = Follower(name, brief=self._console.is_terminal)
+        for item in items:
+            if self._as_json:
+                click.echo(document(form(item), indent=None))
+            else:
+                self._lines_of([follower.text(item)])
 
     def logs(self, lines: Sequence[Line]) -> None:
         if self._as_json:

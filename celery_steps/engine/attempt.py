@@ -51,6 +51,7 @@ class Attempt:
     `emit` sends an event and returns how many it reached; `show` tells the outside how far the run is;
     `before_commit` hears of each step and its result before it is recorded; `listener` of what is recorded, by name, if `hears`
     has that;
+    `timer` and `around` are the testing kit's doors: virtual time, stubs;
     `opened` hears of every namespace that this attempt owns, to keep its lease; `passing` are exceptions that are no failure of
     a step (Celery's Retry, Ignore, Reject); `prompt` are exceptions that wait for no branch (a soft time limit);
     `beside` is the context that a branch's thread needs.
@@ -81,6 +82,8 @@ class Attempt:
     max_crashes: int = 5
     record_input: bool = True
     nested_in: str = ""
+    timer: Any = time  # monotonic() and sleep()
+    around: Callable[..., Any] | None = None  # called with (step, verb, handler, *input) instead of each handler
     request: Any = None  # what this attempt executes, to tell a call of super().run() from another task's
 
     rehearses: ClassVar[bool] = False  # nothing of it is to happen
@@ -139,7 +142,7 @@ class Attempt:
         if claim.verdict != "OK":
             raise Refused(claim)
         self.owner = True
-        self.heard = self._began = time.monotonic()
+        self.heard = self._began = self.timer.monotonic()
         self._claimed_at, self.number = claim.now, claim.attempts
         self.telling.carry_on(claim.told)
         self.newest_fence = self.journal.fence
@@ -213,7 +216,7 @@ class Attempt:
 
     def append(self, entries: Sequence[tuple[str, bytes]], *, record: bool = True) -> None:
         self.leaving(lambda: self.journal.append(entries, record=record))
-        self.heard = time.monotonic()
+        self.heard = self.timer.monotonic()
 
     def before_effect(self) -> None:
         """The last look before a handler is called."""
@@ -227,12 +230,14 @@ class Attempt:
         self.ask()
         if self.journal.paused:
             rest(self, Pause("unpause", fmt.NEVER, {"waiting_for": "unpause", "until": None}, "paused"))
+        if self.journal.short:  # nobody knows whether one more outcome could be recorded
+            rest(self, Pause("memory in Redis", self.now_ms() + int(self.lease * 1000), {"waiting_for": "memory", "until": None}))
         if self.journal.handed_over:
             rest(self, Pause("another worker", 0, {"waiting_for": "another worker", "until": None}))
 
     def ask(self) -> None:
         """After silence for half a lease, or a control entry that the heartbeat saw: whether this attempt is still the owner."""
-        if time.monotonic() - self.heard > self.lease / 2 or self.newest_fence > self.journal.fence:
+        if self.timer.monotonic() - self.heard > self.lease / 2 or self.newest_fence > self.journal.fence:
             self.leaving(self.renew)
 
     def renew(self) -> None:
@@ -243,7 +248,7 @@ class Attempt:
             raise StoreLost(str(error)) from error
         if not fence:
             raise LeaseLost
-        self.heard = time.monotonic()
+        self.heard = self.timer.monotonic()
         if fence > self.journal.fence:
             self.journal.catch_up()
         self.newest_fence = self.journal.fence
@@ -268,7 +273,7 @@ class Attempt:
         """The heartbeat renewed the lease and saw the namespace's newest fence."""
         self.newest_fence = max(self.newest_fence, fence)
         if fence == self.journal.fence:
-            self.heard = time.monotonic()
+            self.heard = self.timer.monotonic()
 
     def is_cancelled(self) -> bool:
         """Whether a cancel has been asked for, as far as the last commit or the heartbeat knows."""
@@ -277,9 +282,13 @@ class Attempt:
             self.newest_fence = self.journal.fence
         return self.journal.cancelled
 
+    def elapsed(self) -> float:
+        """Seconds since this attempt's fence."""
+        return float(self.timer.monotonic() - self._began)
+
     def clock(self) -> int:
         """Milliseconds since this attempt's fence."""
-        return int((time.monotonic() - self._began) * 1000)
+        return int((self.timer.monotonic() - self._began) * 1000)
 
     def now_ms(self) -> int:
         """The time since 1970 by the store's clock."""

@@ -256,7 +256,7 @@ class Block:
         dropped = Dropped()
         if isinstance(work, Wait):
             pack = partial(_pack_dropped, work, dropped)
-            failure = Failure(work.identity, dropped, pack, attempt.append, cause, called=False, verb=work.verb)
+            failure = Failure(work.identity, dropped, pack, attempt.append, cause, called=False, verb=work.verb, began=work.began)
         elif branch.is_over and work.identity in attempt.journal.intents:  # it may have had its effect: that stays a doubt
             failure = None
         elif is_dropped or branch.is_over:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import time
 import typing
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
@@ -141,7 +140,7 @@ def _try(call: Call, journal: Journal, append: Append) -> Known | None:
     finally:
         recorded = journal.steps.get(call.identity)
         if recorded is not None and not recorded.said:  # also where a signal in the middle of the commit is raised after it
-            news.of_step(attempt, "step_executed", call.identity, call.verb, took, namespace=call.namespace)
+            news.of_step(attempt, "step_executed", call.identity, call.verb, began, took, namespace=call.namespace)
     # What the first call returns and what a replay returns are the same: the decoded record.
     return Known(value if type(value) in _ATOMS else attempt.codec.decode(encoded, hint=hint, **call.where))
 
@@ -161,13 +160,14 @@ def _begin(call: Call, journal: Journal) -> CurrentStep:
 
 
 def _called(call: Call, step: CurrentStep) -> Any:
+    around = call.attempt.around
+    handler = call.handler if around is None else partial(around, step, call.verb, call.handler)
     token, handling_token = executing.set(step), handling.set(call.attempt)
     try:
         timeout = call.options.get("timeout") if call.options else None
         if timeout is not None:
-            handler = partial(call.handler, call.input) if call.gets_input else call.handler
-            return within(duration(timeout, "timeout"), step.key, handler)
-        value = call.handler(call.input) if call.gets_input else call.handler()
+            return within(duration(timeout, "timeout"), step.key, partial(handler, call.input) if call.gets_input else handler)
+        value = handler(call.input) if call.gets_input else handler()
         return wait_for(value) if inspect.isawaitable(value) else value
     finally:
         handling.reset(handling_token)
@@ -229,8 +229,8 @@ def _retried(call: Call, journal: Journal, number: int, error: Exception, began:
     failure = attempt.codec.encode_failure(error, **call.where)
     tried = fmt.pack_tried(call.identity, due, failure, began, attempt.clock() - began)
     attempt.append([("tried", tried)], record=False)
-    took = attempt.clock() - began
-    news.of_step(attempt, "step_failed", call.identity, call.verb, took, error=error, recorded=False, next_try=due)
+    when = began, attempt.clock() - began
+    news.of_step(attempt, "step_failed", call.identity, call.verb, *when, error=error, recorded=False, next_try=due)
     return True
 
 
@@ -243,7 +243,7 @@ def _rest_until(call: Call, due: int) -> None:
         told = {"key": key, "sequence": sequence, "waiting_for": "retry", "until": until}
         rest(call.attempt, Pause(f"retry of {key!r} (occurrence {sequence})", due, told))
     elif left > 0 and call.attempt.store.skipped_ms is None:
-        time.sleep(left / 1000)
+        call.attempt.timer.sleep(left / 1000)
 
 
 def _record_failure(call: Call) -> None:
@@ -264,7 +264,7 @@ def failure_of(call: Call, error: Exception, began: int, cause: BaseException | 
         borrowed(call.attempt, call.namespace, call.identity[0], lambda journal, give_back: give_back(entries))
 
     commit = call.attempt.append if call.namespace == call.attempt.namespace else elsewhere
-    return Failure(call.identity, error, pack, commit, cause or error, called, call.verb, took, call.namespace)
+    return Failure(call.identity, error, pack, commit, cause or error, called, call.verb, began, took, call.namespace)
 
 
 def _input(call: Call) -> bytes | None:

@@ -24,13 +24,14 @@ class Failure:
     cause: BaseException  # if this leaves the body, the step is tried again
     called: bool = True  # its handler
     verb: str = "run"
+    began: int = 0  # ms after the attempt's fence
     took: int = 0  # ms
     namespace: str = ""  # "": the run's
 
     def tell(self, attempt: Attempt, *, recorded: bool) -> None:
         """Tell who listens, once it is recorded; or not `recorded`, but the attempt that it has ended."""
-        where, error = self.namespace, self.error
-        news.of_step(attempt, "step_failed", self.identity, self.verb, self.took, namespace=where, error=error, recorded=recorded)
+        when, where, error = (self.began, self.took), self.namespace, self.error
+        news.of_step(attempt, "step_failed", self.identity, self.verb, *when, namespace=where, error=error, recorded=recorded)
 
 
 def record(attempt: Attempt, failures: Sequence[Failure]) -> None:

@@ -66,6 +66,7 @@ class History:
     _now: PastAttempt | None = None
     _clock: int = 0  # the last moment that is known, in ms since 1970
     _place: int = 0
+    _told: list[PastStep] = field(default_factory=list)
     _made: Counter[str] = field(default_factory=Counter)
     _standing: dict[Identity, PastStep] = field(default_factory=dict)
     _waits: dict[Identity, PastStep] = field(default_factory=dict)
@@ -74,22 +75,30 @@ class History:
     @classmethod
     def of(cls, entries: Iterable[Entry]) -> History:
         history = cls()
-        for history._place, entry in enumerate(entries):
-            reader = _READERS.get(entry.kind)
-            if entry.id.endswith("-0"):  # whatever moved the fence on
-                history._clock = max(history._clock, ms_of(entry.id))
-            try:
-                if reader is not None:
-                    reader(history, entry)
-            except (ResultError, ValueError, TypeError) as error:
-                history._past(entry.id, CORRUPT, ("", 0), trouble=str(error))
+        for entry in entries:
+            history.read(entry)
         return history
+
+    def read(self, entry: Entry) -> list[PastStep]:
+        """Take one more entry into account. Returns what it tells of steps."""
+        self._told = []
+        self._place += 1
+        reader = _READERS.get(entry.kind)
+        if entry.id.endswith("-0"):  # whatever moved the fence on
+            self._clock = max(self._clock, ms_of(entry.id))
+        try:
+            if reader is not None:
+                reader(self, entry)
+        except (ResultError, ValueError, TypeError) as error:
+            self._past(entry.id, CORRUPT, ("", 0), trouble=str(error))
+        return self._told
 
     def _past(self, id: str, status: str, identity: Identity, **known: Any) -> PastStep:
         """Something that was over at once, as far as anybody knows, unless it is said otherwise."""
         now = self._clock
         seen = PastStep(id, self._now, status, identity, **{"began_ms": now, "ended_ms": now, "place": self._place, **known})
         self.steps.append(seen)
+        self._told.append(seen)
         return seen
 
     def _times(self, began: int, took: int) -> tuple[int, int]:
@@ -152,6 +161,7 @@ class History:
             if type(wait.began) is int:
                 seen.began_ms, _ = self._times(wait.began, 0)
             self._waits[identity] = seen
+            self._told.append(seen)
 
     def _start(self, entry: Entry) -> None:
         key, sequence, *_ = fmt.read(entry)
@@ -165,15 +175,16 @@ class History:
             self._now.in_flight = (key, sequence)
 
     def _tried(self, entry: Entry) -> None:
-        key, sequence, due, _, began, took = fmt.read(entry)
+        key, sequence, due, failure, began, took = fmt.read(entry)
+        step = Step(entry.id, key, sequence, None, False, failure, None, began, took)
         began, ended = self._times(began, took)
-        self._raised(entry, (key, sequence), began_ms=began, ended_ms=ended)
+        self._raised(entry, (key, sequence), step=step, began_ms=began, ended_ms=ended)
         self._clock, self._due[key, sequence] = max(self._clock, ended), due
 
-    def _raised(self, entry: Entry, identity: Identity, **times: int) -> None:
+    def _raised(self, entry: Entry, identity: Identity, **more: Any) -> None:
         start = self._close(identity)
         known = {} if start is None else {"began_ms": start.began_ms, "place": start.place}
-        self._past(entry.id, RAISED, identity, **{**known, **times})
+        self._past(entry.id, RAISED, identity, **{**known, **more})
 
     def _resolve(self, entry: Entry) -> None:
         _, key, sequence, how, value = fmt.read(entry)

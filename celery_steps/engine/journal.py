@@ -106,6 +106,7 @@ class Journal(Standing):
         self._n = 0
         self._retries = 0
         self._borrowed = False
+        self.short = False  # Redis is out of memory
         self._left = False  # the run has ended or suspended: a branch that still runs must not append
         self._turn = threading.Lock()  # of the append in flight
         self._waiting: deque[_Waiting] = deque()
@@ -273,7 +274,8 @@ class Journal(Standing):
             raise self.lost()
         if reply is Append.STALE:
             return Append.OK if self._is_written(ids) else Append.STALE
-        if reply is Append.OK:
+        self.short = self.short or reply is Append.SHORT
+        if reply in (Append.OK, Append.SHORT):
             self.absorb([Entry(id, kind, data) for id, (kind, data) in zip(ids, entries, strict=True)])
             self._n += len(ids)
         return reply

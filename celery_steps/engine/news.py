@@ -6,7 +6,7 @@ Everything is told after it is recorded. Where nobody listens, nothing is made.
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 from celery_steps.details import Awaited, Problem, RunDetails, StepDetails, at
@@ -24,6 +24,7 @@ def of_step(
     name: str,
     identity: Identity,
     verb: str,
+    began: int,
     took: int,
     *,
     namespace: str = "",
@@ -31,9 +32,27 @@ def of_step(
     recorded: bool = True,
     next_try: int = 0,
 ) -> None:
-    """Tell of a step: step_executed, step_replayed, step_failed. `took` is in ms; `next_try` in ms since 1970, or 0."""
-    if name not in attempt.hears:
-        return
+    """Tell of a step: step_executed, step_replayed, step_failed.
+
+    `began` is in ms since the attempt's fence, `took` in ms, `next_try` in ms since 1970, or 0.
+    """
+    if name in attempt.hears:
+        began_at = datetime.now(timezone.utc) + timedelta(seconds=began / 1000 - attempt.elapsed())
+        _tell(attempt, name, identity, verb, began_at, took, namespace, error, recorded, next_try)
+
+
+def _tell(
+    attempt: Attempt,
+    name: str,
+    identity: Identity,
+    verb: str,
+    began_at: datetime,
+    took: int,
+    namespace: str = "",
+    error: BaseException | None = None,
+    recorded: bool = True,
+    next_try: int = 0,
+) -> None:
     key, sequence = identity
     details = StepDetails(
         task=attempt.task,
@@ -43,6 +62,7 @@ def of_step(
         key=key,
         sequence=sequence,
         verb=verb,
+        began_at=began_at,
         took_ms=took,
         error=Problem.of(error) if error is not None else None,
         recorded=recorded,
@@ -56,7 +76,8 @@ def of_replay(attempt: Attempt, step: Step, namespace: str = "") -> None:
     if "step_replayed" in attempt.hears:
         where: dict[str, Any] = {"namespace": namespace or attempt.namespace, "key": step.key, "sequence": step.sequence}
         error = None if step.ok else attempt.codec.decode_failure(step.value, **where)
-        of_step(attempt, "step_replayed", (step.key, step.sequence), step.verb, step.took, namespace=namespace, error=error)
+        began_at = datetime.fromtimestamp((step.occurred_at_ms - step.took) / 1000, timezone.utc)
+        _tell(attempt, "step_replayed", (step.key, step.sequence), step.verb, began_at, step.took, namespace, error)
 
 
 def of_run(

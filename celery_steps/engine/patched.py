@@ -27,7 +27,7 @@ def patched(attempt: Attempt, name: str) -> bool:
     began_here = not attempt.replaying and not _waits_further_on(attempt)
     value = attempt.codec.encode(began_here, hint=PLAIN, **where)
     attempt.append([("step", fmt.pack_step(identity, None, True, value, None, attempt.clock(), 0, "patched"))])
-    news.of_step(attempt, "step_executed", identity, "patched", 0)
+    news.of_step(attempt, "step_executed", identity, "patched", attempt.clock(), 0)
     return began_here
 
 

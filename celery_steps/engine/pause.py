@@ -61,8 +61,10 @@ def suspend(
 
     def send(before: str, after: str, ids: list[str]) -> Append:
         numbered = [(id, kind, data) for id, (kind, data) in zip(ids, entries, strict=True)]
-        delay = max(0, wake - attempt.now_ms())
-        return attempt.store.suspend(before, after, numbered, delay=delay, awaits=awaits, seen=seen, status=status)
+        delay, now = max(0, wake - attempt.now_ms()), status
+        if status == "paused" and not attempt.journal.paused:  # unpaused while it was leaving: nobody would wake it
+            delay, now = 0, "suspended"
+        return attempt.store.suspend(before, after, numbered, delay=delay, awaits=awaits, seen=seen, status=now)
 
     if attempt.leave(entries, send) is not Append.NEWS:
         attempt.ended = Suspended(f"The run waits for {about}.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -95,7 +94,7 @@ def _undo(attempt: Attempt, identity: Identity) -> bool:
                 status="rolling_back",
             )
         elif attempt.store.skipped_ms is None:
-            time.sleep(pause)
+            attempt.timer.sleep(pause)
         return True
     attempt.append([("undo", fmt.pack_undo(identity, True, b"", began, attempt.clock() - began))])
     return True

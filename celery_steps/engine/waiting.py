@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
@@ -106,7 +105,7 @@ class Wait:
         name = "step_executed" if step.ok else "step_failed"
         if name in self.attempt.hears:
             error = None if step.ok else self.attempt.codec.decode_failure(step.value, **self.where)
-            news.of_step(self.attempt, name, self.identity, self.verb, step.took, error=error)
+            news.of_step(self.attempt, name, self.identity, self.verb, step.began, step.took, error=error)
 
     def value_of(self, step: Step) -> Any:
         """What the recorded outcome means to the caller; raises a recorded failure."""
@@ -212,11 +211,12 @@ def _rest(attempt: Attempt, going: Sequence[Wait], pauses: Sequence[Pause]) -> N
     inbox = any(wait.reads_inbox for wait in going)
     if left <= _SHORT and not inbox and not pauses and attempt.store.skipped_ms is None:
         Wait.start(going)
-        time.sleep(max(0, left) / 1000)
+        attempt.timer.sleep(max(0, left) / 1000)
         return
     begun = [("wait", entry) for wait in going if (entry := wait.entry()) is not None]
     told = [*(wait.describe() for wait in going), *(pause.told for pause in pauses)]
-    status = next((pause.status for pause in pauses if pause.status == "in_doubt"), "suspended")
+    found = {pause.status for pause in pauses}
+    status = next((status for status in ("in_doubt", "paused") if status in found), "suspended")
     about = ", ".join(f"{one['waiting_for']} ({one['key']})" for one in told[:10])
     awaits = [event for wait in going for event in wait.awaits()]
     seen = attempt.inbox_seen if inbox else ""

@@ -69,12 +69,12 @@ class Binding:
         if indexed:
             value = self.namespace.encode(errors="surrogatepass")
             commands.insert(0, ["SET", self.store.keys.index(self.run.id), value])
-        if not known_only and not expect:  # a run that has begun is cancelled by an entry
+        if not expect:  # also of an attempt after one that met the mark and crashed
             commands.insert(0, ["GET", self.store.keys.cancelled(self.run.id)])
         replies = self._client.exchange(*commands)
         claimed, page = replies[-2:]
         claim = _claim(claimed)
-        if not known_only and not expect and replies[0] is not None:
+        if not expect and replies[0] is not None:
             claim = claim._replace(cancelled=True)
         if indexed and claim.verdict in ("SETTLED", "LOST"):
             self._client.call("PEXPIRE", self.store.keys.index(self.run.id), self.store.retention_ms)
@@ -181,6 +181,8 @@ class Binding:
         commands = [self._client.script("settle")(self._keys.all, *arguments)]
         if self.namespace != self.run.id:
             commands.append(["PEXPIRE", self.store.keys.index(self.run.id), self.store.retention_ms])
+        if state == "cancelled":  # the run itself says so from here on
+            commands.append(["DEL", self.store.keys.cancelled(self.run.id)])
         return commands
 
     def release(self, delay: int) -> bool:
@@ -192,8 +194,11 @@ class Binding:
         return int(self._client.run("renew", self._keys.all, *self._head, self.store.lease_ms))
 
     def begin_rollback(self, nonce: str, entry: bytes) -> None:
-        """Celery has stored how the run ends: from now on it only undoes what it did. The next append meets a new fence."""
-        self.store.control(self.namespace, self.run, what="rollback", nonce=nonce, entry=entry)
+        """Celery has stored how the run ends: from now on it only undoes what it did. The next append meets a new fence.
+
+        Whoever has been replaced begins nothing: that append tells.
+        """
+        self.store.control(self.namespace, self.run, what="rollback", nonce=nonce, entry=entry, owner=self.token)
 
     def tell(self, id: str, place: str, line: bytes, progress: bytes) -> bool:
         """TELL a line, or progress, or both; `id` is newer than the one before. False: another owns the namespace."""

@@ -35,6 +35,8 @@ _REFUSES_WRITES = ("MISCONF", "NOREPLICAS")
 #: Out of memory, a write that follows a handler's effect must still go through. Redis 7 learns that from this line.
 _ALLOW_OOM = "#!lua flags=allow-oom\n"
 _MAY_BE_REFUSED = {"claim", "borrow", "tell"}
+#: It sees to that itself, with any server, and says so.
+_UNFLAGGED = {*_MAY_BE_REFUSED, "commit"}
 
 
 def _pack(command: Command) -> bytes:
@@ -102,7 +104,7 @@ class Client:
             return self.scripts.setdefault(name, script)
 
     def _load(self, script: Script) -> str:
-        if script.name not in _MAY_BE_REFUSED and self._knows_flags():
+        if script.name not in _UNFLAGGED and self._knows_flags():
             script.source = _ALLOW_OOM + script.source
         return str(self.call("SCRIPT", "LOAD", script.source).decode())
 

@@ -106,6 +106,14 @@ class Index:
             if below is None or row < below:
                 yield row
 
+    def changes(self, since: int) -> tuple[list[Row], int | None]:
+        """Runs whose status changed at `since`, in ms, or later, oldest first; and until when these are all, None: for good."""
+        keys = self._all(OPEN + FINAL)
+        replies = self._ask([["ZRANGEBYSCORE", key, str(since), "+inf", "WITHSCORES", "LIMIT", "0", str(_PAGE)] for key in keys])
+        pages = [_rows(reply) for reply in replies]
+        until = min((page[-1].changed for page in pages if len(page) == _PAGE), default=None)
+        return sorted(row for page in pages for row in page if until is None or row.changed <= until), until
+
     def _feed(self, key: str, at: int, since: int, reply: Any) -> Iterator[Row]:
         skip, asked = 0, _FIRST
         while True:
@@ -163,6 +171,11 @@ class Index:
             if len(page) < _PAGE:
                 return
             end = f"({page[-1][0].decode()}"
+
+    def lines_after(self, namespace: str, id: str, count: int) -> list[tuple[str, bytes, bytes]]:
+        """As `lines`, but oldest first, after the one with that id, and at most so many."""
+        reply = self._client.call("XRANGE", self._keys.namespace(namespace).log, f"({id}", "+", "COUNT", str(count))
+        return [(id.decode(), at, data) for id, (at, data) in reply]
 
     # -- looking up -------------------------------------------------------------------------------------------------
 

@@ -62,6 +62,7 @@ class Append(IntEnum):
     LOST = -1  # the journal is gone
     DONE = 2  # FINISH: another attempt finished the run
     NEWS = 3  # SUSPEND: something came that the attempt has not read
+    SHORT = 4  # COMMIT: written, though Redis is out of memory
 
 
 class Verdict(NamedTuple):

@@ -99,17 +99,17 @@ class Store:
         verdict = reply[0].decode()
         return Verdict(verdict, int(reply[1]), reply[2].decode()) if verdict == "TAKEN" else Verdict(verdict)
 
-    def control(self, namespace: str, run: RunId, *, what: str, nonce: str, entry: bytes) -> tuple[str, str]:
-        """Append a control entry to a run, whoever owns it.
+    def control(self, namespace: str, run: RunId, *, what: str, nonce: str, entry: bytes, owner: str = "") -> tuple[str, str]:
+        """Append a control entry to a run, whoever owns it, or only while the owner's token begins with `owner`.
 
         Returns (OK, "1" if its ticket is due now), (REFUSED, status) for a finished run, (UNKNOWN, ""), (LOST, "").
         """
         keys = self.keys.namespace(namespace)
-        reply = self.client.run("control", keys.all, keys.prefix, keys.encoded, str(run), what, nonce, entry)
+        reply = self.client.run("control", keys.all, keys.prefix, keys.encoded, str(run), what, nonce, entry, owner)
         return reply[0].decode(), reply[1].decode() if len(reply) > 1 else ""
 
     def mark_cancelled(self, task_id: str) -> None:
-        """A run that has not begun: its first claim finds this mark."""
+        """A run that has not begun: its claims find this mark, until it is settled as cancelled."""
         self.client.call("SET", self.keys.cancelled(task_id), "1", "PX", self.retention_ms)
 
     def reopen(self, namespace: str, run: RunId, nonce: str, entry: bytes, message: bytes, times: int) -> tuple[str, str]:
@@ -118,12 +118,15 @@ class Store:
         Returns (OK, ""), (REFUSED, status), (UNKNOWN, ""), (LOST, "").
         """
         keys = self.keys.namespace(namespace)
-        index = ["PERSIST", self.keys.index(run.id)]
+        beside = ["PERSIST", self.keys.index(run.id)], ["DEL", self.keys.cancelled(run.id)]
         command = self.client.script("reopen")(keys.all, keys.prefix, keys.encoded, str(run), nonce, entry, message, str(times))
-        answer = self.client.exchange(command, index)[0]
+        answer = self.client.exchange(command, *beside)[0]
         if isinstance(answer, Exception):
             raise StepsError(f"run {run.id} cannot be reopened: {answer}") from answer
-        return answer[0].decode(), answer[1].decode() if len(answer) > 1 else ""
+        found, status = answer[0].decode(), answer[1].decode() if len(answer) > 1 else ""
+        if status in FINAL:  # it stays finished
+            self.client.call("PEXPIRE", self.keys.index(run.id), self.retention_ms)
+        return found, status
 
     def deliver(
         self, namespace: str, event: str, event_id: str, data: bytes, *, run: RunId | None = None, wait: str = ""

@@ -71,11 +71,20 @@ def check(app: Celery, namespace: str, run: RunId, status: str) -> Check:
 
 
 def rehearse(
-    app: Celery, namespace: str, run: RunId, status: str, message: bytes | None, journal: Callable[[], list[Entry]]
+    app: Celery,
+    namespace: str,
+    run: RunId,
+    status: str,
+    message: bytes | None,
+    journal: Callable[[], list[Entry]],
+    task: Any = None,
 ) -> Check:
-    """As `check`, of what was read before: the run's message and its journal. Of a run that is over, also its end."""
+    """As `check`, of what was read before: the run's message and its journal. Of a run that is over, also its end.
+
+    `task`: by default the one of the run's name.
+    """
     known: dict[str, Any] = {"namespace": namespace, "id": run.id, "task": run.task, "status": status}
-    task = app.tasks.get(run.task)
+    task = app.tasks.get(run.task) if task is None else task
     if task is None or not hasattr(task, "step"):
         return Check(**known, diverges=f"There is no durable task {run.task!r} in this code.")
     if message is None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import logging
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any
 
 from celery import signals
@@ -34,7 +36,7 @@ from celery_steps.errors import (
 from celery_steps.store.binding import Binding
 from celery_steps.store.keys import RunId
 from celery_steps.store.store import Store
-from celery_steps.worker import events, listening, messages, process
+from celery_steps.worker import events, listening, messages, monitoring, process
 from celery_steps.worker.beside import PROMPT, beside
 from celery_steps.worker.children import WorkerChildren
 from celery_steps.worker.heartbeat import Heartbeat
@@ -50,7 +52,16 @@ latest: ContextVar[Delivery | None] = ContextVar("celery_steps_delivery", defaul
 class Delivery:
     """Runs a body for one delivered message and gives Celery its outcome."""
 
-    def __init__(self, task: Task, request: Context, namespace: str, store: Store, codec: Codec, heartbeat: Heartbeat) -> None:
+    def __init__(
+        self,
+        task: Task,
+        request: Context,
+        namespace: str,
+        store: Store,
+        codec: Codec,
+        heartbeat: Heartbeat,
+        doors: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         self.task = task
         self.request = request
         self.store = store
@@ -92,6 +103,7 @@ class Delivery:
             max_crashes=settings.max_crashes,
             record_input=settings.record_input,
             request=request,
+            **doors,
         )
         self.known = Known(self.attempt, self.binding, self.result, self._hold)
 
@@ -181,11 +193,7 @@ class Delivery:
     def _ended(self, end: AttemptEnded) -> None:
         """The attempt left the body for a reason of ours. Raises Ignore, or Reject while the store is away."""
         if isinstance(end, RunCancelled):
-            try:
-                self._cancel()
-            except (AttemptEnded, Exception) as error:  # the ticket comes again and finds the cancel
-                logger.warning("%s[%s]: could not be cancelled yet: %s", self.task.name, self.request.id, error)
-                self._close()
+            self._cancel()
         elif isinstance(end, StoreLost):
             self._wait_for_store(end)
         elif isinstance(end, LeaseLost):
@@ -200,10 +208,16 @@ class Delivery:
 
     def _cancel(self) -> None:
         """The children, REVOKED, then the outcome: a crash in between finds the cancel again."""
-        cancel_children(self.attempt.journal, self.attempt.children)
-        self.result.revoke()
-        self._undo_and_finish("cancelled", b"")
-        self._close()
+        try:
+            cancel_children(self.attempt.journal, self.attempt.children)
+            self.result.revoke()
+            self._undo_and_finish("cancelled", b"")
+        except Suspended:  # its undos are found by a replay of the body, or one of them is tried again later
+            pass
+        except (AttemptEnded, Exception) as error:  # the ticket comes again and finds the cancel
+            logger.warning("%s[%s]: could not be cancelled yet: %s", self.task.name, self.request.id, error)
+        finally:
+            self._close()
 
     def _undo_and_finish(self, outcome: str, value: bytes, error: BaseException | None = None) -> bool:
         """Celery has stored how the run ends: undo what it did, then record that. False: another attempt had finished it."""
@@ -211,7 +225,10 @@ class Delivery:
             rollback.begin(self.attempt, outcome, value)
         if self.attempt.journal.rollback is not None and self.attempt.crashes < self.attempt.max_crashes:
             rollback.undo(self.attempt)
-        return self.attempt.finish(outcome, value, stored=outcome, whatever=True, error=error)
+        finished = self.attempt.finish(outcome, value, stored=outcome, whatever=True, error=error)
+        if finished and outcome == "cancelled":
+            monitoring.send_revoked(self.task, self.request.id)
+        return finished
 
     def _go_on_undoing(self, body: Callable[..., Any], args: Any, kwargs: Any) -> None:
         """The run is over but for its rollback: its body is replayed to where it ended, for the undos that it names."""
@@ -227,7 +244,8 @@ class Delivery:
         logger.error("%s[%s]: %s", self.task.name, self.request.id, end)
         self._close()
         if self.task.acks_late:
-            raise Reject(str(end), requeue=True) from end  # paced by the time for which the client has tried
+            time.sleep(min(1.0, self.store.settings.lease_ttl))  # the pace at which it comes back, if Redis refuses at once
+            raise Reject(str(end), requeue=True) from end
         messages.publish(self.task.app, self.attempt.message(), countdown=1)
 
     def _left(self, end: Ignore | Reject) -> None:

@@ -45,9 +45,12 @@ def is_wanted(task: Task) -> bool:
 def send(task: Task, name: str, details: StepDetails | RunDetails) -> None:
     """Send the event. What goes wrong is logged, and nothing is sent for a while: a broker that is away must not hold up runs."""
     _line.send(task, _TYPES[name], fields_of(details))
-    if name == "run_finished" and isinstance(details, RunDetails) and details.status == "cancelled":
-        # Celery says nothing of a task that raises Ignore: monitors would show it as started for ever.
-        _line.send(task, "task-revoked", {"uuid": details.run_id, "terminated": False, "signum": None, "expired": False})
+
+
+def send_revoked(task: Task, run_id: str) -> None:
+    """Send Celery's own event of a cancelled run: of Ignore it sends none, and monitors would show it as started."""
+    if is_wanted(task):
+        _line.send(task, "task-revoked", {"uuid": run_id, "terminated": False, "signum": None, "expired": False})
 
 
 def fields_of(details: StepDetails | RunDetails) -> dict[str, Any]:
@@ -94,7 +97,7 @@ class _Line:
     def _connect(self, task: Task) -> None:
         self._close()
         connection = task.app.connection_for_write(connect_timeout=_PATIENCE)
-        connection.ensure_connection(max_retries=1, timeout=_PATIENCE)
+        connection.ensure_connection(max_retries=1, interval_start=0, timeout=_PATIENCE)
         hostname = getattr(task.request, "hostname", None)
         self._dispatcher = task.app.events.Dispatcher(connection, hostname=hostname, buffer_while_offline=False)
 

@@ -217,7 +217,10 @@ class Request(CeleryRequest):  # type: ignore[misc]
             return
         entry = pack_control(str(run.id), "warm shutdown")
         try:
-            run.parts.main_store.control(run.namespace, run.id, what="handover", nonce=uuid4().hex, entry=entry)
+            # By its process: who has the run by then, as this one has lost it, keeps it.
+            run.parts.main_store.control(
+                run.namespace, run.id, what="handover", nonce=uuid4().hex, entry=entry, owner=self._process()
+            )
         except StepsError as error:
             logger.warning("%s[%s] is not handed over, this worker waits for its end: %s", self.name, self.id, error)
 
@@ -311,7 +314,7 @@ class Request(CeleryRequest):  # type: ignore[misc]
     def _gone(self) -> None:
         """The message has no child any more, and what becomes of its run is told elsewhere."""
         state.task_ready(self)
-        self.send_event("task-cancelled")
+        # No task-cancelled: monitors would show that over the run, which goes on elsewhere or is told of as revoked.
         self._already_cancelled = True
 
 

@@ -11,8 +11,11 @@ from celery_steps import DurableTask, RunRefused, Runs
 from celery_steps.codec import Codec
 from celery_steps.engine.attempt import active_attempt
 from celery_steps.engine.event import encode_data
+from celery_steps.store.store import Store
 from celery_steps.worker import runtime
+from celery_steps.worker.result import Result
 from delivering import deliver, published
+from runs.outside import every_key, store_of
 
 Task = Any
 
@@ -64,6 +67,58 @@ def test_a_task_that_has_not_begun_is_cancelled_at_its_first_step(runs: Runs, sl
     deliver(sleeper, id="id-1")
     assert sleeper.done == []
     assert status(runs, "id-1") == "cancelled"
+
+
+def test_also_if_its_worker_dies_before_it_has_ended(
+    app: Celery, runs: Runs, sleeper: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(self: Result) -> None:
+        raise KeyboardInterrupt
+
+    runs.cancel("id-1")
+    with monkeypatch.context() as dying:
+        dying.setattr(Result, "revoke", die)
+        with pytest.raises(KeyboardInterrupt):
+            deliver(sleeper, id="id-1")
+    store_of(app).client.call("HSET", store_of(app).keys.namespace("id-1").run, "lease", "0")
+    deliver(sleeper, id="id-1", redelivered=True)
+    assert sleeper.done == []
+    assert status(runs, "id-1") == "cancelled"
+
+
+def test_what_was_asked_before_it_began_is_forgotten_once_it_is_cancelled(app: Celery, runs: Runs, sleeper: Task) -> None:
+    runs.cancel("id-1")
+    deliver(sleeper, id="id-1")
+    assert not [key for key in every_key(app) if "cancel:" in key]
+    runs.purge(namespace="id-1")
+    deliver(sleeper, id="id-1")
+    assert sleeper.done == ["before", "during"], "sent anew, it is another run"
+
+
+def test_a_cancel_in_the_moment_in_which_a_run_begins_is_not_lost(
+    app: Celery, runs: Runs, sleeper: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = Store.mark_cancelled
+
+    def late(self: Store, task_id: str) -> None:
+        deliver(sleeper, id=task_id)
+        mark(self, task_id)
+
+    monkeypatch.setattr(Store, "mark_cancelled", late)
+    runs.cancel("id-1")
+    redeliver(app, sleeper, "id-1")
+    assert status(runs, "id-1") == "cancelled"
+    runs.retry("id-1")
+    redeliver(app, sleeper, "id-1")
+    assert status(runs, "id-1") == "suspended", "the mark is for what was not retried"
+
+
+def test_a_refused_retry_leaves_the_index_of_a_finished_run_to_expire(app: Celery, runs: Runs, greet: Task) -> None:
+    deliver(greet, id="id-1", headers={"steps_namespace": "order-1"})
+    with pytest.raises(RunRefused):
+        runs.retry("order-1")
+    store = store_of(app)
+    assert store.client.call("PTTL", store.keys.index("id-1")) > 0
 
 
 @pytest.mark.parametrize("asked", ["cancel", "pause", "unpause"])

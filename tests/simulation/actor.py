@@ -18,11 +18,15 @@ SHOWN = {"succeeded": "SUCCESS", "failed": "FAILURE", "cancelled": "REVOKED"}
 STATUS = {"succeeded": "succeeded", "ignored": "succeeded", "failed": "failed", "cancelled": "cancelled"}
 READY = frozenset(SHOWN.values())
 #: Phases in which an attempt may go on with its body.
-EXECUTING = frozenset(("borrowed", "body", "commit", "inbox", "receive", "catch up", "reclaim", "renew"))
+EXECUTING = frozenset(
+    ("borrowed", "body", "commit", "intend", "call", "tell", "inbox", "receive", "catch up", "reclaim", "renew", "undo")
+)
 #: What was pending when the body had been left already.
-LEAVING = ("suspend", "retry", "finish", "close", "giveback", "done")
+LEAVING = ("suspend", "retry", "finish", "close", "giveback", "done", "rolls")
+#: Verbs that are steps with an undo.
+UNDOABLE = frozenset("uUV")
 #: A crash here lies between what Celery sends or stores and what is recorded of it.
-BETWEEN = frozenset(("stores", "closes", "unopened stores"))
+BETWEEN = frozenset(("stores", "closes", "rolls", "unopened stores"))
 Moves = Iterator[Move[World]]
 
 
@@ -71,11 +75,18 @@ class Actor:
             return requests.borrower(me.token, me.run, "giveback", before, after, (record,))
         if what == "commit":
             return ask("commit", ((id, "step", f"{at}:{value(me)}".encode()),), record=True)
+        if what == "intend":
+            return ask("commit", ((id, "intent", f"{at}:{me.name}".encode()),), record=False)
+        if what == "undo":
+            done = self._undo_succeeds(me)
+            entry = f"{me.run}:{self._to_undo(me)}:{'done' if done else 'failed'}".encode()
+            return ask("commit", ((id, "undo", entry),), record=done)
         if what == "receive":
             taken = tuple(filter(None, me.taking[:1]))
             return ask("receive", ((id, "step", f"{at}:{value(me)}".encode()),), ended=(_await(me),), taken=taken)
         if what == "suspend":
-            return ask("suspend", ((id, "suspend", at.encode()),), **self._until(me))
+            about = f"{me.run}:-1:{me.resting}" if me.resting else at
+            return ask("suspend", ((id, "suspend", about.encode()),), **self._until(me))
         if what == "retry":
             return ask("retry", id, at.encode(), requests.TTL_MS, me.retries + 1, f"{me.run}/{me.retries + 1}".encode())
         if what == "finish":
@@ -83,7 +94,28 @@ class Actor:
         outcome = what.partition(" ")[2]
         return ask("finish_and_settle", id, outcome.encode(), STATUS[outcome])
 
+    # -- undoing: what it knows of it ---------------------------------------------------------------------------------
+
+    def _undoable(self, me: Attempt) -> list[int]:
+        """Steps that this run has recorded and can undo, oldest first."""
+        own = (identity.split(":") for identity, _ in me.known)
+        body = self.scenario.bodies[me.run]
+        return sorted(int(at) for run, at in own if int(run) == me.run and body[int(at)] in UNDOABLE)
+
+    def _to_undo(self, me: Attempt) -> int | None:
+        return next((at for at in reversed(self._undoable(me)) if at not in me.undone), None)
+
+    def _undo_succeeds(self, me: Attempt) -> bool:
+        letter = self.scenario.bodies[me.run][self._to_undo(me) or 0]
+        return letter == "u" or (letter == "U" and me.undo_failures > 0)
+
     def _until(self, me: Attempt) -> dict[str, Any]:
+        if me.resting == "in_doubt" or (me.resting == "paused" and me.paused):
+            return {"delay": NEVER - requests.NOW, "status": me.resting}
+        if me.resting:
+            rolls = me.resting in ("replay", "undo")
+            delay = requests.TTL_MS if me.resting == "undo" else 0
+            return {"delay": delay, "status": "rolling_back" if rolls else "suspended"}
         letter = self.scenario.bodies[me.run][me.position]
         if letter == "z":
             return {"delay": requests.TTL_MS}

@@ -114,6 +114,7 @@ def _commands() -> st.SearchStrategy[tuple[str, ...]]:
         on("text", "SET", _number),
         on("text", "GET"),
         on("zset", "EXISTS"),
+        on("text", "DEL"),
         on("zset", "PEXPIRE", "900000"),
         on("hash", "PEXPIRE", st.sampled_from(["900000", "0"])),
         on("hash", "PERSIST"),

@@ -1,6 +1,7 @@
 -- CONTROL: ask something of a run from outside, whoever owns it: an entry with a new fence. The owner stays, and meets it at its next commit.
 -- KEYS  of the namespace
--- ARGV  prefix, namespace, t, 4 what (cancel, pause, unpause, resolve, handover, rollback), 5 nonce, 6 packed entry
+-- ARGV  prefix, namespace, t, 4 what (cancel, pause, unpause, resolve, handover, rollback), 5 nonce, 6 packed entry,
+--       7 what the owner's token must begin with: of a handover its process, of a rollback all of it; else ''
 -- Returns {'OK', due} (due = '1': its ticket is due now), {'REFUSED', status} not in this status, {'UNKNOWN'}, {'LOST'}
 local what, known = ARGV[4], get(t .. ':status')
 if get(t .. ':outcome') then return {'REFUSED', known} end
@@ -11,8 +12,9 @@ local REFUSED = {
   pause = {rolling_back = true},
   unpause = {suspended = true, retrying = true, in_doubt = true, rolling_back = true},
   resolve = {running = true, held = true, suspended = true, retrying = true, paused = true, rolling_back = true},
-  handover = {held = true, suspended = true, retrying = true, paused = true, in_doubt = true},
 }
+local owns = get('owner_run') == t and string.sub(get('owner') or '', 1, #ARGV[7]) == ARGV[7]
+if ARGV[7] ~= '' and not owns then return {'REFUSED', known} end
 local again = get(t .. ':control') == ARGV[5]
 local stays = what == 'unpause' and known ~= 'paused' and get(t .. ':paused')
 if not again and not stays and REFUSED[what] and REFUSED[what][known] then return {'REFUSED', known} end
