@@ -116,8 +116,9 @@ def _namespace(request: Request, name: str, page: Page, version: str) -> Respons
     return _said(request, "namespace.html", {"name": name, "page": page, "records": records, "version": version})
 
 
-def _said(request: Request, template: str, context: dict[str, Any]) -> Response:
-    response = page(request, template, {**context, "said": said(request)})
+def _said(request: Request, template: str, context: dict[str, Any], status: int = 200) -> Response:
+    """A page, and what an action says that led to it."""
+    response = page(request, template, {**context, "said": said(request)}, status)
     forget_said(request, response)
     return response
 
@@ -148,7 +149,7 @@ _TROUBLES = ((StoreUnavailable, 503), (Crowded, 503), (RunRefused, 404), (Settin
 
 def _trouble(request: Request, error: Exception) -> Response:
     status = next((status for kind, status in _TROUBLES if isinstance(error, kind)), 400)
-    return page(request, "trouble.html", {"status": status, "text": str(error)}, status)
+    return _said(request, "trouble.html", {"status": status, "text": str(error)}, status)
 
 
 def _http_trouble(request: Request, error: Exception) -> Response:

@@ -95,9 +95,11 @@ class Guard:
         self._app, self._hosts, self._auth = app, hosts, auth
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close"})
+            return
         if scope["type"] != "http":
-            if scope["type"] == "lifespan":
-                await self._app(scope, receive, send)
+            await self._app(scope, receive, send)
             return
         request = Request(scope, receive)
         token = request.cookies.get(_COOKIE, "")

@@ -57,11 +57,11 @@ def test_a_refusal_is_told_in_its_own_words(console: TestClient, runs: Runs, ord
     assert told(console, answer) == str(refusal.value)
 
 
-def test_an_action_on_a_run_that_is_not_there_is_refused(console: TestClient) -> None:
+def test_an_action_on_a_run_that_is_not_there_is_told_on_the_page_that_says_so(console: TestClient) -> None:
     answer = act(console, "/run/nobody/pause")
-    page = console.get(answer.headers["location"])
-    assert page.status_code == 404
-    assert "There is no run &#39;nobody&#39;" in page.text
+    assert "There is no run 'nobody'" in told(console, answer)
+    assert console.get(answer.headers["location"]).status_code == 404
+    assert "end as cancelled" in told(console, act(console, "/run/nobody/cancel"))  # before it has begun
 
 
 def test_a_failed_run_is_retried_from_a_step(console: TestClient, runs: Runs, order: Any) -> None:

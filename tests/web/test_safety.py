@@ -12,6 +12,7 @@ from celery import Celery
 from starlette.requests import Request
 from starlette.responses import RedirectResponse
 from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 
 from celery_steps import Runs, SettingsError
 from celery_steps.web import BasicAuth, create_app
@@ -70,6 +71,11 @@ def test_what_goes_wrong_inside_is_logged_and_not_shown(
     assert (answer.status_code, answer.text) == (500, "The console failed: its log says how.\n")
     assert "content-security-policy" in answer.headers
     assert "a secret" in caplog.text
+
+
+def test_there_are_no_websockets(console: TestClient) -> None:
+    with pytest.raises(WebSocketDisconnect), console.websocket_connect("/live"):
+        pass
 
 
 # -- hosts --------------------------------------------------------------------------------------------------------------

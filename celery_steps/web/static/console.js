@@ -59,14 +59,17 @@ function live() {
     sign.hidden = !text;
   };
   let busy = false;
-  let again = false;
-  let asked = 0;
+  let again = false; // asked for, and not done yet
+  let timer = 0;
+  let earliest = 0;
+  function refreshSoon() {
+    again = true;
+    if (busy || timer || document.hidden) return;
+    timer = setTimeout(refresh, Math.max(0, earliest - Date.now()));
+  }
   async function refresh() {
-    if (busy || document.hidden) {
-      again = true;
-      return;
-    }
-    asked = Date.now();
+    const begun = Date.now();
+    timer = 0;
     again = false;
     busy = true;
     try {
@@ -81,16 +84,17 @@ function live() {
       say("not live: the server cannot be reached", true);
     } finally {
       busy = false;
-      // A busy store would have us ask without end.
-      if (again) setTimeout(refresh, 1000);
+      // A store in which much happens would have us ask without end, and a page that costs much is asked for less often.
+      earliest = Date.now() + Math.min(5000, Math.max(1000, 4 * (Date.now() - begun)));
+      if (again) refreshSoon();
     }
   }
   // "5 s ago" grows old also where nothing happens.
-  setInterval(() => Date.now() - asked > 30000 && refresh(), 30000);
-  document.addEventListener("visibilitychange", () => again && !document.hidden && refresh());
+  setInterval(() => Date.now() > earliest + 30000 && refreshSoon(), 30000);
+  document.addEventListener("visibilitychange", () => again && refreshSoon());
   const source = new EventSource(`${url}?since=${encodeURIComponent(document.body.dataset.version || "")}`);
   source.addEventListener("open", () => say("live"));
-  source.addEventListener("changed", refresh);
+  source.addEventListener("changed", refreshSoon);
   source.addEventListener("gone", (event) => {
     source.close();
     say(JSON.parse(event.data).text, true);
