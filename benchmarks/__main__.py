@@ -1,4 +1,4 @@
-"""Print each budget as measured, next to PING in the same run. One argument narrows it: steps, workers, waiting."""
+"""Print each budget as measured, next to PING in the same run. One argument narrows it: steps, workers, waiting, console."""
 
 from __future__ import annotations
 
@@ -30,6 +30,10 @@ def main(which: str) -> None:
             from benchmarks import waiting
 
             rows += waiting.measure(url)
+        if which in ("", "console"):
+            from benchmarks import console
+
+            rows += console.measure(url)
     table = Table("budget", "measured", "allowed", title="celery-steps: what a step costs")
     for row in sorted(rows):
         table.add_row(*row)

@@ -14,7 +14,7 @@ from celery_steps.engine import rollback
 from celery_steps.engine.attempt import Attempt, current
 from celery_steps.engine.memory import MemoryStore, deliver
 from celery_steps.store.keys import RunId
-from celery_steps.worker import messages, runtime
+from celery_steps.worker import listening, messages, runtime
 from celery_steps.worker.beside import PROMPT, beside
 from celery_steps.worker.children import EagerChildren
 
@@ -31,6 +31,7 @@ def execute(task: Task, request: Context, body: Callable[..., Any], args: Any, k
     store = _eager.pop(run_id, None) or MemoryStore(str(namespace))
     nested = outer.task if outer is not None and outer.active and request.called_directly else ""
     codec = runtime.codec_of(task.app)
+    ear = listening.of(task, in_worker=False)
     attempt = Attempt(
         store=store,
         run=str(RunId(task.name, run_id)),
@@ -39,6 +40,8 @@ def execute(task: Task, request: Context, body: Callable[..., Any], args: Any, k
         token="memory",
         codec=codec,
         before_commit=task.before_commit,
+        listener=ear.listener,
+        hears=ear.hears,
         emit=functools.partial(deliver, codec),
         children=EagerChildren(task.app),
         retries=request.retries,
@@ -50,16 +53,25 @@ def execute(task: Task, request: Context, body: Callable[..., Any], args: Any, k
     )
     token = current.set(attempt)
     try:
-        return body(*args, **kwargs)
+        value = body(*args, **kwargs)
+        if attempt.owner:
+            attempt.finish("succeeded", b"")
+        return value
     except Retry as retry:
         if attempt.owner:
             attempt.retry(0, request.retries + 1, b"", retry)
             _eager[run_id] = store
         raise
-    except Exception:
+    except (Ignore, Reject) as end:
+        if attempt.owner:
+            attempt.finish("ignored" if isinstance(end, Ignore) else "rejected", b"")
+        raise
+    except Exception as error:
         if attempt.journal.undoable:
             rollback.begin(attempt, "failed", b"")
             rollback.undo(attempt)
+        if attempt.owner:
+            attempt.finish("failed", b"", error=error)
         raise
     finally:
         attempt.active = False

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from hashlib import blake2b
 from itertools import islice
 
 from celery import Celery
@@ -47,6 +48,10 @@ class Lookup:
 
     def get(self, name: str) -> Run:
         """The one run that a name means, finished or not, with its attempts."""
+        return self.past(name)[0]
+
+    def past(self, name: str) -> tuple[Run, History]:
+        """The one run that a name means, and what its namespace's journal tells."""
         namespace, ids = self.find(name)
         # What `replace` put in a run's place has its id.
         id = max(ids, key=lambda id: id.nesting, default=None)
@@ -58,25 +63,60 @@ class Lookup:
         history = History.of(self.store.entries(namespace))
         past = history.attempts_of(str(id))
         running = run.status == "running" and run.owner is not None
-        return replace(
+        rests = run.status in FINAL + AWAY or run.status == "retrying"
+        seen = replace(
             run,
-            history=tuple(attempt_of(attempt, running and attempt is past[-1]) for attempt in past),
+            history=tuple(
+                attempt_of(attempt, running and attempt is past[-1], run.changed_at if rests and attempt is past[-1] else None)
+                for attempt in past
+            ),
             in_flight=past[-1].in_flight if past and run.status not in FINAL else None,
             to_undo=self._to_undo(namespace, id) if run.status in ("rolling_back", "failed", "cancelled") else (),
             waiting=past[-1].about if past and run.status in AWAY else "",
             waits=tuple(waiting_of(wait) for wait in history.waits_of(str(id))),
         )
+        return seen, history
 
-    def page(self, rows: Iterator[Row], wanted: Sequence[str], limit: int) -> Page:
-        """The first runs of these rows that have one of the wanted statuses."""
+    def page(
+        self, rows: Iterator[Row], wanted: Sequence[str], limit: int, fits: Callable[[Row], bool], look_at: int | None
+    ) -> Page:
+        """The first runs of these rows that fit and have one of the wanted statuses, among so many."""
         found: list[Run] = []
-        last = None
-        while len(found) < limit and (chunk := list(islice(rows, limit - len(found)))):
-            last = chunk[-1]
+        last: Row | None = None
+
+        def fitting() -> Iterator[Row]:
+            nonlocal last
+            for last in islice(rows, look_at):
+                if fits(last):
+                    yield last
+
+        some = fitting()
+        while len(found) < limit and (chunk := list(islice(some, limit - len(found)))):
             # Not those that have changed since the index was read, nor those whose keys have expired.
             found += [run for run in self.load([row.split() for row in chunk]) if run.status in wanted]
         more = last is not None and next(rows, None) is not None
         return Page(tuple(found), last.cursor if more and last else None)
+
+    def rows_of(self, name: str, since: int, until: int, below: Row | None) -> Iterator[Row]:
+        """As `Index.rows`, of the runs that a name means; whatever their status."""
+        namespace, ids = self.find(name)
+        keys = self.index.keys_of(namespace)
+        heads = self.index.heads([(namespace, id) for id in ids])
+        rows = [Row(int(head.get("changed", 0)), keys.member(str(id)).encode()) for id, head in zip(ids, heads, strict=True)]
+        return iter(sorted((row for row in rows if since <= row.changed <= until and (not below or row < below)), reverse=True))
+
+    def version(self, name: str | None) -> str:
+        """A text that is another whenever something new is known of a run, or of any."""
+        if name is None:
+            seen: object = self.index.newest()
+        else:
+            namespace, ids = self.find(name)
+            if not ids and not self.index.has_journal(namespace):
+                raise self.none(name)
+            places = [(namespace, id) for id in sorted(ids)]
+            heads = [{**head, "lease": ""} for head in self.index.heads(places)]  # but that it was renewed
+            seen = (places, heads, self.index.tips(namespace))
+        return blake2b(repr(seen).encode(errors="surrogatepass"), digest_size=12).hexdigest()
 
     def load(self, runs: Sequence[tuple[str, RunId]]) -> list[Run]:
         """Runs as they are listed, but for those that are gone."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from celery_steps.codec import Codec
 from celery_steps.engine.entries import NEVER
-from celery_steps.engine.history import WAITING, PastAttempt, PastStep
+from celery_steps.engine.history import WAITING, PastAttempt, PastStep, ms_of
 from celery_steps.engine.inspection import records
 from celery_steps.engine.log import read_line, words_of
 from celery_steps.engine.progress import progress_of
@@ -37,6 +37,9 @@ class RunAttempt:
     recorded: int  # steps
     ended: str  # running, suspended, retrying, interrupted (nothing is written of its end), or the run's outcome
     waiting: str  # suspended: for what
+    ended_at: datetime | None = (
+        None  # the last moment that is known of it; None: it is not over, or nothing is written of its end
+    )
 
 
 @dataclass(frozen=True)
@@ -102,10 +105,10 @@ class Record:
     error: Exception | None
     occurred_at_ms: int  # by the store's clock
     took_ms: int
-    status: str  # done, failed, waiting; for what does not stand: reopened, replaced, raised, begun
+    status: str  # done, failed, waiting, undone; for what does not stand: reopened, replaced, raised, begun
     run_id: str  # the task id of the run that recorded it
     attempt: int  # of that run; 0: it borrowed the namespace for this step
-    verb: str = "run"  # which verb recorded it
+    verb: str = "run"  # which verb recorded it; undo: its rollback
     waits_for: Waiting | None = None  # of a wait that is not over
     reference: Any = None  # what the task's before_commit returned
     corrupt: str = ""  # why it cannot be read
@@ -168,15 +171,18 @@ def worker_of(token: str) -> Worker:
     return Worker(hostname, int(pid) if pid.isdecimal() else None)
 
 
-def attempt_of(past: PastAttempt, running: bool) -> RunAttempt:
+def attempt_of(past: PastAttempt, running: bool, changed: datetime | None) -> RunAttempt:
+    """`changed`: when the status changed with which this attempt ended, if that is known."""
+    ended_at = None if not past.ended else changed or at(past.ended_ms)
     return RunAttempt(
         number=past.number,
-        began_at=at(_ms(past.id)),
+        began_at=at(ms_of(past.id)),
         worker=worker_of(past.token),
         retries=past.retries,
         recorded=past.recorded,
         ended=past.ended or ("running" if running else "interrupted"),
         waiting=past.about,
+        ended_at=ended_at,
     )
 
 
@@ -220,12 +226,12 @@ def waiting_of(past: PastStep) -> Waiting:
     wait = past.wait
     assert wait is not None
     until = at(wait.deadline) if wait.deadline else None
-    return Waiting(wait.key, wait.sequence, wait.verb, wait.about, at(_ms(past.id)), until)
+    return Waiting(wait.key, wait.sequence, wait.verb, wait.about, at(past.began_ms), until)
 
 
 def line_of(namespace: str, id: str, said_at: bytes, data: bytes, codec: Codec) -> Line:
     """A line of the log with its words decoded, if they can be."""
-    moment = at(int(said_at) if said_at.isdigit() else _ms(id))
+    moment = at(int(said_at) if said_at.isdigit() else ms_of(id))
     try:
         line = read_line(data)
         run = RunId.parse(line.run)
@@ -246,12 +252,11 @@ def record_of(namespace: str, past: PastStep, codec: Codec) -> Record:
         "namespace": namespace,
         "key": key,
         "sequence": sequence,
-        "verb": "run" if past.wait is None else past.wait.verb,
+        "verb": past.verb,
         "deterministic_inputs_hash": "",
         "input": None,
         "result": None,
         "error": None,
-        "occurred_at_ms": _ms(past.id),
         "took_ms": 0,
         "reference": None,
     }
@@ -262,6 +267,7 @@ def record_of(namespace: str, past: PastStep, codec: Codec) -> Record:
         except Exception as error:  # also whatever steps_codec raises: the other records are listed all the same
             corrupt = str(error) or type(error).__name__
     attempt = past.attempt
+    known["occurred_at_ms"] = past.began_ms if past.ended_ms is None else past.ended_ms
     return Record(
         **known,
         status=past.status,
@@ -270,7 +276,3 @@ def record_of(namespace: str, past: PastStep, codec: Codec) -> Record:
         waits_for=waiting_of(past) if past.status == WAITING else None,
         corrupt=corrupt,
     )
-
-
-def _ms(entry_id: str) -> int:
-    return int(entry_id.partition("-")[0])

@@ -14,20 +14,23 @@ from celery_steps import purge
 from celery_steps.doctor import Finding, examine
 from celery_steps.engine.entries import pack_control
 from celery_steps.engine.event import Emission, check_app, check_data, check_event
-from celery_steps.engine.history import DONE, FAILED, WAITING, History
+from celery_steps.engine.history import DONE, FAILED, UNDONE, WAITING, History
 from celery_steps.engine.identity import check_namespace
 from celery_steps.errors import RunRefused, StepsError
+from celery_steps.export import export
 from celery_steps.lookup import Lookup
 from celery_steps.past import Line, Page, Record, Run, Stats, line_of, record_of
 from celery_steps.store.index import Row
 from celery_steps.store.keys import FINAL, LEVELS, OPEN
 from celery_steps.store.server import Server
+from celery_steps.tail import follow, follow_all
+from celery_steps.timeline import Span, Timeline, timeline_of
 from celery_steps.times import duration, moment
 from celery_steps.worker import again, control, events
 from celery_steps.worker.check import Check, check
 from celery_steps.worker.sweeper import sweep
 
-__all__ = ["Check", "Finding", "Line", "Page", "Record", "Run", "Runs", "Stats"]
+__all__ = ["Check", "Finding", "Line", "Page", "Record", "Run", "Runs", "Span", "Stats", "Timeline"]
 
 _NOTHING: Any = object()
 _STATUSES = OPEN + FINAL
@@ -57,6 +60,9 @@ class Runs:
         task: str | None = None,
         since: datetime | str | None = None,
         until: datetime | str | None = None,
+        namespace: str | None = None,
+        text: str | None = None,
+        look_at: int | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page:
@@ -66,6 +72,9 @@ class Runs:
             status: one status or several.
             task: a task's name.
             since, until: an aware datetime, ISO 8601 text with an offset, or how long ago ("2h").
+            namespace: only runs of this namespace, or with this task id.
+            text: only runs whose namespace, task id or task contains it; upper and lower case are the same.
+            look_at: give up after so many runs, fitting or not: `cursor` then leads on, even from a page without any.
             limit: at most so many runs, up to 10,000.
             cursor: of the page before. A run that changes meanwhile is the newest, and so not on a later page.
 
@@ -73,14 +82,26 @@ class Runs:
         """
         if not 1 <= limit <= _LARGEST_PAGE:
             raise StepsError(f"limit must be from 1 to {_LARGEST_PAGE:,}, not {limit!r}.")
+        if look_at is not None and look_at < 1:
+            raise StepsError(f"look_at must be at least 1, not {look_at!r}.")
         lookup = self._lookup
         start, end = (_milliseconds(value, name) for value, name in ((since, "since"), (until, "until")))
-        below = None if cursor is None else Row.at(cursor)
+        span = (start or 0, _ENDLESS if end is None else end, None if cursor is None else Row.at(cursor))
         wanted = _statuses(status)
-        rows = lookup.index.rows(wanted, start or 0, _ENDLESS if end is None else end, below)
-        if task is not None:
-            rows = (row for row in rows if row.is_of(task))
-        return lookup.page(rows, wanted, limit)
+        rows = lookup.index.rows(wanted, *span) if namespace is None else lookup.rows_of(namespace, *span)
+
+        def fits(row: Row) -> bool:
+            return (task is None or row.is_of(task)) and (not text or row.contains(text))
+
+        return lookup.page(rows, wanted, limit, fits, look_at)
+
+    def version(self, name: str | None = None) -> str:
+        """A text that is another whenever something new is known of a run, or, without `name`, of any run's status.
+
+        For who looks again and again: it costs about as much as listing a few runs, and reads no journal.
+        Raises RunRefused if there is no such run.
+        """
+        return self._lookup.version(name)
 
     def get(self, name: str) -> Run:
         """One run, with its attempts. RunRefused if there is none, or if the namespace has several: it lists them."""
@@ -90,7 +111,8 @@ class Runs:
         """The recorded steps of a namespace, in the order of its journal, then what is waited for; runs in it share them.
 
         With `attempts` also what does not stand any more: reopened failures, what was before a `replace`, steps that were begun
-        or raised without a recorded outcome. A record that cannot be read says why in `corrupt`.
+        or raised without a recorded outcome, and each try of a rollback (its verb is undo). A record that cannot be read says
+        why in `corrupt`.
 
         Raises RunRefused if there is no journal.
         """
@@ -99,8 +121,24 @@ class Runs:
         if not lookup.index.has_journal(namespace):
             raise RunRefused(f"There is no journal of {name!r}: nothing was recorded, or it is past steps_retention.")
         history = History.of(lookup.store.entries(namespace))
-        steps, standing = [*history.steps, *history.waits], (DONE, FAILED, WAITING)
-        return [record_of(namespace, step, lookup.codec) for step in steps if attempts or step.trouble or step.status in standing]
+        steps, standing = [*history.steps, *history.waits], (DONE, FAILED, WAITING, UNDONE)
+        return [
+            record_of(namespace, step, lookup.codec)
+            for step in steps
+            if attempts or step.trouble or (step.status in standing and step.verb != "undo")
+        ]
+
+    def timeline(self, name: str) -> Timeline:
+        """When everything in a run's journal began and ended, and what followed what: for drawing it as bars, or as a graph.
+
+        Runs that share the namespace are in it too. What does not stand any more is there, with its status. A moment that nobody
+        wrote down is the last one that is known before it.
+
+        Raises RunRefused if there is no such run, or if the namespace has several: it lists them.
+        """
+        lookup = self._lookup
+        run, history = lookup.past(name)
+        return timeline_of(run, history, lookup.index.now(), lookup.codec)
 
     def logs(
         self, name: str, *, limit: int = 1000, since: datetime | str | None = None, level: str = "debug"
@@ -136,6 +174,25 @@ class Runs:
                 found.append(line)
         return found[::-1]
 
+    def tail(self, name: str | None = None, *, last: int = 10, interval: float = 0.5) -> Iterator[Run | Record | Line]:
+        """What happens, as it happens: it blocks between items.
+
+        With a name: its runs whenever their status changes, their records and their log lines; it ends once they are finished.
+        Without: every run whenever its status changes; it never ends. What changes twice between two looks is met once, records
+        and lines are all met. While Redis is away it waits, and logs a warning.
+
+        Args:
+            last: begin with so many of what there was already, up to 10,000.
+            interval: seconds between two looks.
+
+        Raises RunRefused if there is no such run, StepsError for an argument that is none of these.
+        """
+        if type(last) is not int or not 0 <= last <= _LARGEST_PAGE:
+            raise StepsError(f"last must be from 0 to {_LARGEST_PAGE:,}, not {last!r:.80}.")
+        if isinstance(interval, bool) or not isinstance(interval, (int, float)) or not 0 < interval <= 3600:
+            raise StepsError(f"interval must be seconds, more than 0, not {interval!r:.80}.")
+        return follow_all(self._lookup, last, interval) if name is None else follow(self._lookup, name, last, interval)
+
     def stats(self) -> Stats:
         """Counts by status, tickets, and the server."""
         lookup = self._lookup
@@ -153,6 +210,15 @@ class Runs:
     def doctor(self) -> builtins.list[Finding]:
         """Examine settings, store and app; whatever is wrong is a finding, not an error. Changes nothing."""
         return examine(self.app)
+
+    def export(self, name: str) -> dict[str, Any]:
+        """One run as a JSON document: call, journal, inbox and log lines, with the recorded bytes beside a readable form.
+
+        `celery_steps.testing.replay` runs code against it. Whatever the run recorded is in it, secrets too. Changes nothing.
+
+        Raises RunRefused if there is no such run, or if the namespace has several: it lists them; JournalLost.
+        """
+        return export(self._lookup, name)
 
     def check(self, task: str | None = None) -> Iterator[Check]:
         """Rehearse every open run against the code as it is now, before a deploy: which would diverge, and what would newly run?

@@ -241,7 +241,7 @@ def _execute(task: DurableTask, body: Callable[..., Any], args: Any, kwargs: Any
     if request.called_directly or request.is_eager:
         return eager.execute(task, request, body, args, kwargs, outer)
     parts = runtime.of(task.app)
-    delivery = Delivery(task, request, task.namespace_of(request), parts.store, parts.codec, parts.heartbeat)
+    delivery = Delivery(task, request, task.namespace_of(request), parts.store, parts.codec, parts.heartbeat, parts.doors)
     return delivery.run(body, args, kwargs)
 
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from configparser import ConfigParser
+from pathlib import Path
 
 import hypothesis
 import pytest
 
 from servers import RabbitServer, RedisServer, assert_no_leaks
+
+# Installed, pytest finds it by its entry point, under the same name.
+pytest_plugins = ["celery_steps.testing"]
 
 # The machine may be busy: how long an example took says nothing. The same examples each time, so that a failure is the change's;
 # look for new ones with HYPOTHESIS_PROFILE=search.
@@ -88,3 +93,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         kinds = {kind: [one[kind] for one in callbacks if kind in one] for kind in {k: 1 for one in callbacks for k in one}}
         counts = ", ".join(f"{kind} {'+'.join(map(str, counts))}" for kind, counts in kinds.items())
         terminalreporter.write_line(f"callbacks of tasks that slept and were killed, called per call: {counts}")
+
+
+@pytest.fixture
+def entry_points(tmp_path: Path) -> str:
+    """The entry points of setup.cfg, as an installation writes them: the tests may run from a checkout."""
+    config = ConfigParser()
+    config.read(Path(__file__).parent.parent / "setup.cfg")
+    folder = tmp_path / "celery_steps-0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: celery-steps\nVersion: 0\n")
+    lines = [f"[{group}]{lines}\n" for group, lines in config["options.entry_points"].items()]
+    (folder / "entry_points.txt").write_text("".join(lines))
+    return str(tmp_path)

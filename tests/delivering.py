@@ -1,29 +1,21 @@
-"""Deliver a message to a durable task in this process, through Celery's own tracer, as a worker's child does."""
+"""The testing kit's deliveries, to tasks of an app on a real Redis."""
 
 from __future__ import annotations
 
 from contextlib import suppress
-from functools import partial
 from itertools import count
 from typing import Any
-from uuid import uuid4
 
 from celery import Celery
-from celery.app.trace import build_tracer
 from celery.backends.redis import RedisBackend
 
 from celery_steps.store.keys import RunId
+from celery_steps.testing import delivery
+from celery_steps.testing.delivery import app_of_its_own as app_of_its_own
 from celery_steps.worker import runtime
 from servers import RedisServer
 
 _databases = count(8, 3)
-
-
-def app_of_its_own(name: str, **options: Any) -> Celery:
-    """An app whose tasks are not shared with every other app of the process, as `@app.task` would."""
-    app = Celery(name, set_as_current=False, **options)
-    app.task = partial(app.task, shared=False)
-    return app
 
 
 def make_app(server: RedisServer, **settings: Any) -> Celery:
@@ -48,28 +40,14 @@ def close(app: Celery) -> None:
         app.backend.client.connection_pool.disconnect()
 
 
-def deliver(task: Any, *args: Any, id: str = "", retries: int = 0, redelivered: bool = False, **request: Any) -> Any:
-    """One delivery. Returns what the tracer returns: `.retval`, and `.info` for an end other than success."""
-    id = id or str(uuid4())
-    request = {
-        "id": id,
-        "task": task.name,
-        "args": list(args),
-        "kwargs": request.pop("kwargs", {}),
-        "retries": retries,
-        "hostname": "worker@here",
-        "delivery_info": {"exchange": "", "routing_key": "celery", "redelivered": redelivered},
-        "is_eager": False,
-        **request,
-    }
+def deliver(task: Any, *args: Any, id: str = "", **request: Any) -> Any:
+    """One delivery; if it is one of a ticket, its message says how often the run was reopened."""
     if "steps_ticket" in (request.get("headers") or {}):
         request["headers"] = {**_reopened(task, id), **request["headers"]}
-    tracer = build_tracer(task.name, task, app=task.app)
-    return tracer(id, request["args"], request["kwargs"], request)
+    return delivery.deliver(task, *args, id=id, **request)
 
 
 def _reopened(task: Any, id: str) -> dict[str, int]:
-    """What the message of a run's ticket says beside: how often it was reopened."""
     store = runtime.of(task.app).main_store
     times = store.fields(store.namespace_of(id)).get(f"{RunId(task.name, id)}:reopened")
     return {} if times is None else {"steps_reopened": int(times)}

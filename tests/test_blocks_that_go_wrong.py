@@ -41,7 +41,7 @@ def ask(app: Celery, runs: Runs, what: str, task: str) -> None:
         return
     run = RunId(task, "a")
     store_of(app).control(
-        "a", run, what="handover", nonce="n", entry=pack_control(str(run), "warm shutdown"), process="worker@here/"
+        "a", run, what="handover", nonce="n", entry=pack_control(str(run), "warm shutdown"), owner="worker@here/"
     )
 
 

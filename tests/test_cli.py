@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from configparser import ConfigParser
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -288,24 +287,36 @@ def test_a_refusal_does_not_carry_hostile_text(app: Celery) -> None:
 def test_no_line_is_wider_than_the_terminal_and_long_values_are_cut(app: Celery, hostile: str, columns: int) -> None:
     text = click.unstyle(in_a_terminal(app, columns, "show", hostile))
     assert max(map(cell_len, text.splitlines())) <= columns
-    assert "100,002" in text
+    assert "--full shows them whole" in text
     assert text.count("x") < 1000
+    assert "(100,002 characters)" in run(app, "show", hostile).output
+
+
+def test_a_run_in_full_has_every_value_whole_and_the_traceback(app: Celery, hostile: str) -> None:
+    text = run(app, "show", hostile, "--full").output
+    assert "x" * 100_000 in text
+    assert "Traceback (most recent call last):" in text
+    assert "corrupt" in text
+    assert hidden(text) == set()
+    assert hidden(in_a_terminal(app, 80, "show", hostile, "--full")) <= {"\x1b"}
+
+
+def test_a_run_in_full_has_what_every_kind_of_record_came_to(app: Celery) -> None:
+    @app.task(bind=True, base=DurableTask)
+    def task(self: DurableTask) -> None:
+        self.step.run("price", {"net": Decimal("1.50")}, lambda price: {"lines": ["a" * 30] * 4})
+        self.step.wait_for_event("yes", "order.approved")
+
+    deliver(task, id="id-1")
+    text = run(app, "show", "id-1", "--full", COLUMNS="60").output
+    assert "price  done  attempt 1, took " in text
+    assert "  input      {'net': Decimal('1.50')}\n" in text
+    assert f"  result     {{\n                 'lines': [\n                     '{'a' * 30}'," in text
+    assert "yes  waiting  wait_for_event, attempt 1\n" in text
+    assert "  waits for  wait_for_event order.approved\n" in text
 
 
 # -- where they are found -----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def entry_points(tmp_path: Path) -> str:
-    """The entry points of setup.cfg, as an installation writes them: the tests may run from a checkout."""
-    config = ConfigParser()
-    config.read(ROOT / "setup.cfg")
-    folder = tmp_path / "celery_steps-0.dist-info"
-    folder.mkdir()
-    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: celery-steps\nVersion: 0\n")
-    lines = [f"[{group}]{lines}\n" for group, lines in config["options.entry_points"].items()]
-    (folder / "entry_points.txt").write_text("".join(lines))
-    return str(tmp_path)
 
 
 def test_celerys_own_command_has_ours(app: Celery, fulfil: Any, entry_points: str, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 
-from celery_steps.cli.escape import as_json, document, error_text, safe, shown
+from celery_steps.escape import as_json, document, error_text, safe, shown
 
 
 @pytest.mark.parametrize(

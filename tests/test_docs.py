@@ -8,10 +8,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import celery.signals
 import pytest
 from celery import Celery
+from prometheus_client import REGISTRY
 
 from celery_steps import DurableTask
+from celery_steps.signals import SIGNALS
+from celery_steps.testing import Steps
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -27,6 +31,11 @@ def execute(page: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     # A page's tasks are shared with every later app of this process, unless forgotten.
     monkeypatch.setattr("celery._state._on_app_finalizers", set())
+    # So are what it connects and registers.
+    for signal in (*SIGNALS.values(), celery.signals.task_prerun, celery.signals.task_postrun, celery.signals.worker_ready):
+        monkeypatch.setattr(signal, "receivers", list(signal.receivers))
+    monkeypatch.setattr(REGISTRY, "_collector_to_names", {})
+    monkeypatch.setattr(REGISTRY, "_names_to_collectors", {})
     app = Celery("proj")
     module = ModuleType(f"page_{page.stem}")
     monkeypatch.setitem(sys.modules, module.__name__, module)
@@ -62,6 +71,7 @@ def test_the_how_tos_tasks_do_what_the_page_says(monkeypatch: pytest.MonkeyPatch
     assert names["book"]() == "page 1"
     assert names["compare"](["ab", "c"]) == ["page 1", 200, 100]
     assert names["import_rows"](["a", "b"]) == 2
+    assert names["send_parcel"](7) == "posted label 7"
 
 
 def test_steps_come_to_what_the_canvases_of_the_page_come_to(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,6 +93,28 @@ def test_what_goes_wrong_goes_as_the_page_says(monkeypatch: pytest.MonkeyPatch, 
     with pytest.raises(ValueError, match="no passport"):
         names["travel"]()
     assert capsys.readouterr().out == "cancelled hotel 42\ncancelled flight 42\n"
+
+
+def test_receivers_and_metrics_of_the_page_hear_of_its_task(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = execute(ROOT / "docs" / "observability.md", monkeypatch)
+    with caplog.at_level("INFO", "shop"):
+        assert names["charge"](500) == "charged 500"
+    assert re.search(r"charge took \d+ ms in attempt 1 of", caplog.text)
+    executed = {"task": names["charge"].name, "key": "charge"}
+    assert REGISTRY.get_sample_value("celery_steps_executed_total", executed) == 1
+
+
+def test_the_tests_of_the_page_about_testing_pass(monkeypatch: pytest.MonkeyPatch, steps: Steps) -> None:
+    names = execute(ROOT / "docs" / "testing.md", monkeypatch)
+    steps.stub("charge", "r-11")
+    november = steps.start(names["fulfil"], 11)
+    names["test_the_run_of_november_still_goes_its_way"](steps.runs().export(november.id))
+    orders = ("that_nobody_approves_expires", "is_shipped_once_it_is_approved", "survives_a_crash_anywhere")
+    for name in orders:
+        with Steps() as its_own:
+            names[f"test_an_order_{name}"](its_own)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

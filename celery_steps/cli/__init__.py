@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from celery_steps.cli.serve import web
 from celery_steps.errors import RunRefused, SettingsError, StepsError
 from celery_steps.store.keys import FINAL, LEVELS, OPEN
 from celery_steps.times import duration, moment
@@ -46,6 +47,19 @@ def _json_value(text: str, name: str) -> Any:
 
 
 _DURATION, _TIME, _JSON = _Text("duration", duration), _Text("time", moment), _Text("json", _json_value)
+
+
+def _complete(what: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    def words(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+        from celery_steps.cli import complete
+
+        found: list[str] = getattr(complete, what)(context, parameter, incomplete)
+        return found
+
+    return words
+
+
+_name = click.argument("name", shell_complete=_complete("names"))
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
@@ -91,11 +105,12 @@ def list_(context: click.Context, /, as_json: bool, status: tuple[str, ...], **f
 
 
 @steps.command()
-@click.argument("name")
+@_name
 @click.option("--attempts", is_flag=True, help="Also records that do not stand any more, and steps without an outcome.")
+@click.option("--full", is_flag=True, help="Inputs, results and errors whole, with tracebacks; else a line each.")
 @_json
 @click.pass_context
-def show(context: click.Context, as_json: bool, name: str, attempts: bool) -> None:
+def show(context: click.Context, as_json: bool, name: str, attempts: bool, full: bool) -> None:
     """One run: its state, its attempts and its recorded steps."""
     with _answering(context, as_json) as (runs, output):
         run = runs.get(name)
@@ -103,11 +118,32 @@ def show(context: click.Context, as_json: bool, name: str, attempts: bool) -> No
             records = runs.records(run.namespace, attempts=attempts)
         except RunRefused:  # its journal is lost: the run says so
             records = []
-        output.run(run, records)
+        output.run(run, records, full)
 
 
 @steps.command()
-@click.argument("name")
+@_name
+@_json
+@click.pass_context
+def timeline(context: click.Context, as_json: bool, name: str) -> None:
+    """One run as bars on a time axis: what took long, what overlapped, what it waits for. Long rests are cut short."""
+    with _answering(context, as_json) as (runs, output):
+        output.timeline(runs.timeline(name))
+
+
+@steps.command()
+@_name
+@click.option("--mermaid", is_flag=True, help="Print a Mermaid flowchart, for a document.")
+@_json
+@click.pass_context
+def graph(context: click.Context, as_json: bool, name: str, mermaid: bool) -> None:
+    """One run as a flow graph: what followed what, and what ran side by side."""
+    with _answering(context, as_json) as (runs, output):
+        output.graph(runs.timeline(name), mermaid)
+
+
+@steps.command()
+@_name
 @click.option("--level", type=click.Choice(LEVELS), default="debug", help="Only lines as grave as this, or graver.")
 @click.option("--since", type=_TIME, help='Said since: ISO 8601 with offset, or "2h" (ago).')
 @click.option("--limit", type=click.IntRange(1, 10_000), default=1000, show_default=True, help="At most so many: the newest.")
@@ -120,9 +156,41 @@ def logs(context: click.Context, /, as_json: bool, name: str, **filters: Any) ->
 
 
 @steps.command()
+@click.argument("name", required=False, shell_complete=_complete("names"))
+@click.option(
+    "--last", type=click.IntRange(0, 10_000), default=10, show_default=True, help="Begin with so many of what there was."
+)
+@_json
+@click.pass_context
+def tail(context: click.Context, /, as_json: bool, name: str | None, last: int) -> None:
+    """Follow a run: its steps, log lines and status, until it is finished. Without NAME: every run's changes of status.
+
+    With --json, one JSON document a line. Ctrl-C ends it.
+    """
+    with _answering(context, as_json) as (runs, output), suppress(KeyboardInterrupt):
+        output.tail(runs.tail(name, last=last), name)
+
+
+@steps.command()
+@_name
+@click.option("--output", type=click.Path(dir_okay=False, writable=True), metavar="FILE", help="Write it there.")
+@_json
+@click.pass_context
+def export(context: click.Context, as_json: bool, name: str, output: str | None) -> None:
+    """One run as a JSON document, to replay it against code. Holds what was recorded as it is, secrets too."""
+    with _answering(context, as_json) as (runs, printer):
+        printer.exported(runs.export(name), name, output)
+
+
+@steps.command()
 @click.argument("event")
 @click.argument("data", type=_JSON, default="{}")
-@click.option("--to", metavar="NAME", help="Only for this namespace or task id, where it is kept until a run waits for it.")
+@click.option(
+    "--to",
+    metavar="NAME",
+    shell_complete=_complete("names"),
+    help="Only for this namespace or task id, where it is kept until a run waits for it.",
+)
 @click.option("--id", metavar="TEXT", help="The event's own id: sent again with it, it counts once.")
 @click.option("--app", metavar="NAME", help="Start only tasks of the Celery app with this name.")
 @_json
@@ -171,7 +239,7 @@ def check(context: click.Context, as_json: bool, task: str | None) -> None:
 
 
 @steps.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=_complete("names"))
 @click.option("--older-than", type=_DURATION, metavar="DURATION", help='Finished so long ago: "7d", "12h", seconds.')
 @click.option("--status", multiple=True, type=click.Choice(FINAL), help="Only this status; can be given again.")
 @_json
@@ -186,7 +254,7 @@ def purge(context: click.Context, as_json: bool, name: str | None, older_than: f
 
 def _asks(what: str, help: str) -> None:
     @steps.command(what, help=help)
-    @click.argument("name")
+    @_name
     @_json
     @click.pass_context
     def command(context: click.Context, as_json: bool, name: str) -> None:
@@ -201,8 +269,10 @@ _asks("unpause", "Let a paused run carry on.")
 
 
 @steps.command()
-@click.argument("name")
-@click.option("--from-step", metavar="KEY", help="Do this step and all that was recorded after it anew.")
+@_name
+@click.option(
+    "--from-step", metavar="KEY", shell_complete=_complete("keys"), help="Do this step and all that was recorded after it anew."
+)
 @click.option("--sequence", type=click.IntRange(1), default=1, show_default=True, help="Which use of KEY.")
 @_json
 @click.pass_context
@@ -214,8 +284,10 @@ def retry(context: click.Context, /, as_json: bool, name: str, **options: Any) -
 
 
 @steps.command()
-@click.argument("name")
-@click.option("--from-step", metavar="KEY", help="Copy only what was recorded before this step.")
+@_name
+@click.option(
+    "--from-step", metavar="KEY", shell_complete=_complete("keys"), help="Copy only what was recorded before this step."
+)
 @click.option("--sequence", type=click.IntRange(1), default=1, show_default=True, help="Which use of KEY.")
 @click.option("--namespace", metavar="NAME", help="Of the copy; by default its task id.")
 @_json
@@ -227,8 +299,8 @@ def fork(context: click.Context, /, as_json: bool, name: str, **options: Any) ->
 
 
 @steps.command()
-@click.argument("name")
-@click.argument("key", required=False)
+@_name
+@click.argument("key", required=False, shell_complete=_complete("keys"))
 @click.option("--sequence", type=click.IntRange(1), default=1, show_default=True, help="Which use of KEY.")
 @click.option("--done", metavar="JSON", help="It had its effect: this is its result.")
 @click.option("--failed", metavar="TEXT", help="It failed: this is raised.")
@@ -258,3 +330,6 @@ def sweep(context: click.Context, as_json: bool) -> None:
     """Publish the runs that are due, once. Workers do so all the time."""
     with _answering(context, as_json) as (runs, output):
         output.count("published", runs.sweep())
+
+
+steps.add_command(web)

@@ -6,13 +6,14 @@ from datetime import datetime, timezone
 
 from rich.text import Text
 
-from celery_steps.cli.escape import error_text, safe, shown
+from celery_steps.escape import error_text, safe, shown
 from celery_steps.past import Line, Progress, Record, Run, Waiting, Worker
 from celery_steps.times import spoken
 
 STYLES = {
     "succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan", "suspended": "blue", "retrying": "magenta",
     "held": "dim", "paused": "yellow", "in_doubt": "red", "rolling_back": "yellow",
+    "done": "green", "undone": "yellow", "raised": "magenta", "waiting": "blue",
     "interrupted": "red", "ok": "green", "warning": "yellow", "error": "red", "corrupt": "red",
 }  # fmt: skip
 #: Characters of a value in a table; --json has it whole.
@@ -85,7 +86,7 @@ def _progress(progress: Progress) -> str:
     return " ".join(["".join([far, *told]), *(f"{name}={shown(value, _INPUT)}" for name, value in progress.data.items())])
 
 
-def _waiting(waiting: Waiting) -> str:
+def waiting_text(waiting: Waiting) -> str:
     until = "" if waiting.until is None else f" until {time_text(waiting.until)} UTC ({until_text(waiting.until)})"
     return f"{' '.join(part for part in (waiting.verb, waiting.about) if part)}{until}"
 
@@ -104,7 +105,7 @@ def run_pairs(run: Run) -> list[tuple[str, Text]]:
     if run.owner is not None and run.lease_until is not None:
         pairs.append(("owner", escaped(f"{worker_text(run.owner)}, its lease ends {until_text(run.lease_until)}")))
     for waiting in run.waits[:_WAITS]:
-        pairs.append(("waits for", escaped(f"{step_text(waiting.key, waiting.sequence)}: {_waiting(waiting)}")))
+        pairs.append(("waits for", escaped(f"{step_text(waiting.key, waiting.sequence)}: {waiting_text(waiting)}")))
     if len(run.waits) > _WAITS:
         pairs.append(("", Text(f"and {len(run.waits) - _WAITS:,} more")))
     if run.wake_at is not None:
@@ -128,16 +129,22 @@ def step_text(key: str, sequence: int) -> str:
     return key if sequence == 1 else f"{key} ({sequence})"
 
 
-def line_row(line: Line, shared: bool) -> list[Text]:
+def line_text(line: Line) -> Text:
+    """What a line says."""
+    if line.corrupt:
+        return corrupt_text(line.corrupt)
     data = "".join(f" {safe(name)}={shown(value, _INPUT)}" for name, value in line.data.items())
-    message = Text(f"{shown_text(line.message)}{data}")
+    return Text(f"{shown_text(line.message)}{data}")
+
+
+def line_row(line: Line, shared: bool) -> list[Text]:
     return [
         escaped(precise(line.at)),
         styled(line.level),
         *([escaped(line.run_id)] if shared else []),
         Text(str(line.attempt) if line.attempt else ""),
         escaped(step_text(line.key, line.sequence) if line.key else ""),
-        Text(shown_text(f"corrupt: {line.corrupt}"), STYLES["corrupt"]) if line.corrupt else message,
+        line_text(line),
     ]
 
 
@@ -148,21 +155,42 @@ def record_row(record: Record, run: Run, shared: bool, verbs: bool) -> list[Text
         *([escaped(record.verb)] if verbs else []),
         *([escaped(by)] if shared else []),
         Text(str(record.attempt) if record.attempt else ""),
-        Text(spoken(record.took_ms / 1000) if record.status in ("done", "failed") else ""),
-        Text("" if record.input is None else shown(record.input, _INPUT)),
+        Text(
+            spoken(record.took_ms / 1000)
+            if record.status in ("done", "failed", "undone") and record.verb in ("run", "emit")
+            else ""
+        ),
+        _folded("" if record.input is None else shown(record.input, _INPUT)),
         _outcome(record),
     ]
 
 
+def value_text(record: Record) -> str:
+    """What a step came to: its result, its error, or what it waits for."""
+    if record.error is not None:
+        return shown_text(error_text(record.error))
+    if record.waits_for is not None:
+        return shown_text(waiting_text(record.waits_for))
+    return "" if record.status in ("raised", "begun") or record.verb == "undo" else shown(record.result, _OUTCOME)
+
+
+def _folded(value: str) -> Text:
+    """One line of a table, however narrow its column is."""
+    return Text(value, no_wrap=True, overflow="ellipsis")
+
+
+def corrupt_text(trouble: str) -> Text:
+    return Text(shown_text(f"corrupt: {trouble}"), STYLES["corrupt"])
+
+
 def _outcome(record: Record) -> Text:
     if record.corrupt:
-        return Text(shown_text(f"corrupt: {record.corrupt}"), STYLES["corrupt"])
-    failure = "" if record.error is None else shown_text(error_text(record.error))
+        return corrupt_text(record.corrupt)
+    value = value_text(record)
     if record.status == "done":
-        return Text(shown(record.result, _OUTCOME))
-    if record.status == "failed":
-        return Text.assemble(("failed", STYLES["failed"]), f": {failure}")
-    if record.status == "waiting" and record.waits_for is not None:
-        return Text.assemble(("waiting", "blue"), f" for {shown_text(_waiting(record.waits_for))}")
-    known = failure or ("" if record.status in ("raised", "begun") else shown(record.result, _OUTCOME))
-    return Text.assemble((record.status, "dim"), f": {known}" if known else "")
+        return _folded("done" if record.verb == "undo" else value)
+    between = " for " if record.status == "waiting" else ": "
+    text = Text.assemble((record.status, STYLES.get(record.status, "dim")), f"{between}{value}" if value else "")
+    if record.error is None:  # an error is what people look for: that one is whole
+        text.no_wrap, text.overflow = True, "ellipsis"
+    return text

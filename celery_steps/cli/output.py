@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,7 +14,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from celery_steps.cli import forms
+from celery_steps.cli import bars, flow, forms, unfolded
 from celery_steps.cli.cells import (
     STYLES,
     escaped,
@@ -26,9 +27,12 @@ from celery_steps.cli.cells import (
     time_text,
     worker_text,
 )
-from celery_steps.cli.escape import document, safe
+from celery_steps.cli.follow import Follower, form
+from celery_steps.errors import StepsError
+from celery_steps.escape import document, safe
 from celery_steps.past import Line, Record, Run
-from celery_steps.runs import Check, Finding, Page, Stats
+from celery_steps.runs import Check, Finding, Page, Stats, Timeline
+from celery_steps.tail import Item
 from celery_steps.times import spoken
 
 #: Columns from which there is room for notes in a list.
@@ -61,7 +65,7 @@ class Output:
         if page.cursor:
             self._line(f"\nThere are more: --cursor {page.cursor}")
 
-    def run(self, run: Run, records: Sequence[Record]) -> None:
+    def run(self, run: Run, records: Sequence[Record], full: bool = False) -> None:
         if self._as_json:
             document = {"run": forms.run(run), "attempts": [forms.attempt(attempt) for attempt in run.history]}
             self._document({**document, "records": [forms.record(record) for record in records]})
@@ -84,12 +88,42 @@ class Output:
         if not records:
             self._line("No step is recorded.")
             return
+        if full:
+            self._lines_of(unfolded.blocks(records, run.id, self._console.width))
+            return
         shared = any(record.run_id != run.id for record in records)
         verbs = any(record.verb != "run" for record in records)
         rows = [record_row(record, run, shared, verbs) for record in records]
         more = [*(["verb"] if verbs else []), *(["recorded by"] if shared else [])]
         head = ["step", *more, "attempt", "took", "input", "outcome"]
-        self._table(head, rows, whole=("attempt", "took"))
+        self._table(head, rows, whole=("step", *more, "attempt", "took") if self._console.width >= _WIDE else ("attempt", "took"))
+        if self._console.is_terminal:
+            self._line("\nEach value is cut to a line: --full shows them whole.")
+
+    def timeline(self, timeline: Timeline) -> None:
+        if self._as_json:
+            self._document(forms.timeline(timeline))
+        else:
+            self._lines_of(bars.draw(timeline, self._console.width, self._ascii_only))
+
+    def graph(self, timeline: Timeline, as_mermaid: bool) -> None:
+        if self._as_json:
+            self._document(forms.timeline(timeline))
+        elif as_mermaid:
+            for line in flow.mermaid(timeline):
+                self._line(line)
+        elif not timeline.spans:
+            self._line("No step is recorded.")
+        else:
+            self._lines_of(flow.tree(timeline, self._console.width, self._ascii_only))
+
+    def tail(self, items: Iterable[Item], name: str | None) -> None:
+        follower = Follower(name, brief=self._console.is_terminal)
+        for item in items:
+            if self._as_json:
+                click.echo(document(form(item), indent=None))
+            else:
+                self._lines_of([follower.text(item)])
 
     def logs(self, lines: Sequence[Line]) -> None:
         if self._as_json:
@@ -101,6 +135,21 @@ class Output:
         shared = any(line.run_id != lines[0].run_id for line in lines)
         head = ["time (UTC)", "level", *(["run"] if shared else []), "attempt", "step", "message"]
         self._table(head, [line_row(line, shared) for line in lines], whole=("time (UTC)", "level", "run", "attempt"))
+
+    def exported(self, run: dict[str, Any], name: str, file: str | None) -> None:
+        """The document is JSON already. In a file, which its owner alone may read, it is no answer any more."""
+        if file is None:
+            self._document(run)
+            return
+        try:
+            with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
+                out.write(f"{document(run)}\n")
+        except OSError as error:
+            raise StepsError(f"{file} cannot be written: {error.strerror}.") from error
+        if self._as_json:
+            self._document({"exported": name, "file": file})
+        else:
+            self._line(f"Exported to {safe(file)}, with recorded values as they are: mind who gets it.")
 
     def emitted(self, reached: int, to: str | None) -> None:
         if self._as_json:
@@ -190,6 +239,18 @@ class Output:
         encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
         # An ASCII terminal gets escapes instead of a traceback.
         click.echo(text.encode(encoding, "backslashreplace").decode(encoding), color=self._console.is_terminal)
+
+    @property
+    def _ascii_only(self) -> bool:
+        return self._console.options.ascii_only
+
+    def _lines_of(self, drawn: Iterable[Text]) -> None:
+        """Lines that fit already: never folded."""
+        for text in drawn:
+            with self._console.capture() as captured:
+                self._console.print(text, no_wrap=True, overflow="ignore", crop=False, soft_wrap=True)
+            for line in captured.get().rstrip("\n").split("\n"):
+                self._line(line.rstrip())
 
     def _title(self, text: str) -> None:
         self._line("")

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from celery_steps.codec import Codec
 from celery_steps.engine import entries as fmt
+from celery_steps.engine import news
 from celery_steps.engine.entries import Identity
-from celery_steps.engine.failure import Failure, to_blame
+from celery_steps.engine.failure import Failure, record, to_blame
 from celery_steps.engine.identity import check_key
 from celery_steps.engine.journal import Journal, JournalStore
 from celery_steps.engine.pause import Pause, rest
@@ -48,7 +49,9 @@ class Attempt:
     `message` gives the serialised Celery message; `announce` tells the outside, before it is, that the run is suspended
     for so many ms, and returns after how many it must come back at the latest;
     `emit` sends an event and returns how many it reached; `show` tells the outside how far the run is;
-    `before_commit` hears of each step and its result before it is recorded;
+    `before_commit` hears of each step and its result before it is recorded; `listener` of what is recorded, by name, if `hears`
+    has that;
+    `timer` and `around` are the testing kit's doors: virtual time, stubs;
     `opened` hears of every namespace that this attempt owns, to keep its lease; `passing` are exceptions that are no failure of
     a step (Celery's Retry, Ignore, Reject); `prompt` are exceptions that wait for no branch (a soft time limit);
     `beside` is the context that a branch's thread needs.
@@ -68,6 +71,8 @@ class Attempt:
     show: Callable[[dict[str, Any]], None] = lambda progress: None
     children: Any = None  # who sends tasks for it: engine.child.Children
     before_commit: Callable[[Any, Any], Any] | None = None
+    listener: news.Listener = lambda name, details: None
+    hears: frozenset[str] = frozenset()  # for what it is called: for nothing, nothing is made
     opened: Callable[[JournalStore], None] = lambda store: None
     closed: Callable[[JournalStore], None] = lambda store: None
     passing: tuple[type[BaseException], ...] = ()
@@ -77,6 +82,8 @@ class Attempt:
     max_crashes: int = 5
     record_input: bool = True
     nested_in: str = ""
+    timer: Any = time  # monotonic() and sleep()
+    around: Callable[..., Any] | None = None  # called with (step, verb, handler, *input) instead of each handler
     request: Any = None  # what this attempt executes, to tell a call of super().run() from another task's
 
     rehearses: ClassVar[bool] = False  # nothing of it is to happen
@@ -135,12 +142,13 @@ class Attempt:
         if claim.verdict != "OK":
             raise Refused(claim)
         self.owner = True
-        self.heard = self._began = time.monotonic()
+        self.heard = self._began = self.timer.monotonic()
         self._claimed_at, self.number = claim.now, claim.attempts
         self.telling.carry_on(claim.told)
         self.newest_fence = self.journal.fence
         self.crashes, self.records_starts = claim.crashes, claim.crashes > 0
         self.opened(self.store)
+        news.of_run(self, "run_started" if self.number == 1 else "run_resumed", "running")
         refuse_to_go_on(self, claim)
 
     # -- verbs ------------------------------------------------------------------------------------------------------
@@ -189,10 +197,7 @@ class Attempt:
         """The body went on: they are their steps' outcomes."""
         failures, self.failures = self.failures, []
         if failures:
-            entries = [("step", failure.pack()) for failure in failures]
-            for failure in failures:
-                self.raised += [(failure.error, failure.identity), (failure.cause, failure.identity)]
-            failures[0].commit(entries)
+            record(self, failures)
 
     def leaving(self, act: Callable[[], Any]) -> Any:
         """Do `act`; what ends the attempt is kept, so that a body that swallows it gets it again."""
@@ -211,7 +216,7 @@ class Attempt:
 
     def append(self, entries: Sequence[tuple[str, bytes]], *, record: bool = True) -> None:
         self.leaving(lambda: self.journal.append(entries, record=record))
-        self.heard = time.monotonic()
+        self.heard = self.timer.monotonic()
 
     def before_effect(self) -> None:
         """The last look before a handler is called."""
@@ -232,7 +237,7 @@ class Attempt:
 
     def ask(self) -> None:
         """After silence for half a lease, or a control entry that the heartbeat saw: whether this attempt is still the owner."""
-        if time.monotonic() - self.heard > self.lease / 2 or self.newest_fence > self.journal.fence:
+        if self.timer.monotonic() - self.heard > self.lease / 2 or self.newest_fence > self.journal.fence:
             self.leaving(self.renew)
 
     def renew(self) -> None:
@@ -243,7 +248,7 @@ class Attempt:
             raise StoreLost(str(error)) from error
         if not fence:
             raise LeaseLost
-        self.heard = time.monotonic()
+        self.heard = self.timer.monotonic()
         if fence > self.journal.fence:
             self.journal.catch_up()
         self.newest_fence = self.journal.fence
@@ -268,7 +273,7 @@ class Attempt:
         """The heartbeat renewed the lease and saw the namespace's newest fence."""
         self.newest_fence = max(self.newest_fence, fence)
         if fence == self.journal.fence:
-            self.heard = time.monotonic()
+            self.heard = self.timer.monotonic()
 
     def is_cancelled(self) -> bool:
         """Whether a cancel has been asked for, as far as the last commit or the heartbeat knows."""
@@ -277,9 +282,13 @@ class Attempt:
             self.newest_fence = self.journal.fence
         return self.journal.cancelled
 
+    def elapsed(self) -> float:
+        """Seconds since this attempt's fence."""
+        return float(self.timer.monotonic() - self._began)
+
     def clock(self) -> int:
         """Milliseconds since this attempt's fence."""
-        return int((time.monotonic() - self._began) * 1000)
+        return int((self.timer.monotonic() - self._began) * 1000)
 
     def now_ms(self) -> int:
         """The time since 1970 by the store's clock."""
@@ -301,8 +310,12 @@ class Attempt:
         entry = fmt.pack_retry(self.run, retries, reopened, failed)
         ms = max(0, int(delay * 1000))
         self.leave([("retry", entry)], lambda b, a, ids: self.store.retry(b, a, ids[0], entry, ms, retries, message))
+        self.tell_failures()
+        news.of_run(self, "run_suspended", "retrying", wake=self.now_ms() + ms, error=error)
 
-    def finish(self, outcome: str, value: bytes, *, stored: str = "", whatever: bool = False) -> bool:
+    def finish(
+        self, outcome: str, value: bytes, *, stored: str = "", whatever: bool = False, error: BaseException | None = None
+    ) -> bool:
         """Record the run's outcome. `stored`: Celery has stored this state already, so settle in the same round trip.
 
         `whatever`: also if the run was cancelled meanwhile. Returns False if another attempt had finished the run before.
@@ -316,7 +329,18 @@ class Attempt:
                 return self.store.finish_and_settle(before, after, ids[0], entry, stored)
             return self.store.finish(before, after, ids[0], entry)
 
-        return self.leave([("finish", entry)], send, whatever) is not Append.DONE
+        if self.leave([("finish", entry)], send, whatever) is Append.DONE:
+            return False
+        self.tell_failures()
+        news.of_run(self, "run_finished", outcome, error=error)
+        return True
+
+    def tell_failures(self) -> None:
+        """Failures that left the body have no record of their own: the attempt's last entry stands for them."""
+        failures, self.failures = self.failures, []
+        for failure in failures:
+            if failure.called:
+                failure.tell(self, recorded=False)
 
     def leave(
         self, entries: Sequence[tuple[str, bytes]], send: Callable[[str, str, list[str]], Append], whatever: bool = False

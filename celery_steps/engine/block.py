@@ -14,7 +14,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any
 
-from celery_steps.engine import loops
+from celery_steps.engine import loops, news
 from celery_steps.engine.attempt import Attempt, active_attempt
 from celery_steps.engine.execution import Call, execute, failure_of
 from celery_steps.engine.failure import Failure
@@ -53,6 +53,7 @@ class Block:
             check_record(call, step)
         if step is not None and not step.said:
             branch.replay(step)
+            news.of_replay(self._attempt, step)
         self._branches.append(branch)
         if step is None or step.said:
             branch.context = copy_context()
@@ -66,6 +67,7 @@ class Block:
         step = recorded(self._attempt, wait.identity, wait.verb)
         if step is not None:
             branch.replay(step)
+            news.of_replay(self._attempt, step)
         self._branches.append(branch)
         return branch.future
 
@@ -254,7 +256,7 @@ class Block:
         dropped = Dropped()
         if isinstance(work, Wait):
             pack = partial(_pack_dropped, work, dropped)
-            failure = Failure(work.identity, dropped, pack, attempt.append, cause, called=False)
+            failure = Failure(work.identity, dropped, pack, attempt.append, cause, called=False, verb=work.verb, began=work.began)
         elif branch.is_over and work.identity in attempt.journal.intents:  # it may have had its effect: that stays a doubt
             failure = None
         elif is_dropped or branch.is_over:

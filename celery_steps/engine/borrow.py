@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -54,7 +53,7 @@ def borrowed(attempt: Attempt, namespace: str, key: str, inside: Callable[[Journ
 
 def _claim(attempt: Attempt, namespace: str, key: str, journal: Journal) -> None:
     entry = fmt.pack_call(attempt.token, attempt.run, attempt.task, None, attempt.retries)
-    until = time.monotonic() + _PATIENCE
+    until = attempt.timer.monotonic() + _PATIENCE
     while True:
         try:
             claim = journal.borrow(entry)
@@ -65,8 +64,8 @@ def _claim(attempt: Attempt, namespace: str, key: str, journal: Journal) -> None
             return
         if claim.verdict == "LOST":
             raise journal.lost()
-        if time.monotonic() > until:
+        if attempt.timer.monotonic() > until:
             # Jitter: two runs that each wait for the other's namespace must not come back in step.
             info = {"waiting_for": f"namespace {namespace}", "key": key}
             suspend(attempt, f"namespace {namespace!r}", attempt.now_ms() + random.randint(500, 2000), info)
-        time.sleep(random.uniform(0.01, 0.05))  # short waits for a busy namespace stay in the worker
+        attempt.timer.sleep(random.uniform(0.01, 0.05))  # short waits for a busy namespace stay in the worker

@@ -50,6 +50,7 @@ class Wait(NamedTuple):
     about: str  # the event's name, the child's task
     deadline: int  # ms since 1970 by the store's clock, 0: none
     detail: bytes  # of a child: what is needed to send it again
+    began: int | None = None  # ms after the attempt's fence
 
 
 class Call(NamedTuple):
@@ -93,8 +94,8 @@ def pack_step(
     return pack([*fields, verb, undo] if undo else fields if verb == "run" else [*fields, verb])
 
 
-def pack_wait(identity: Identity, verb: str, about: str, deadline: int, detail: bytes) -> bytes:
-    return pack([FORMAT, *identity, verb, about, deadline, detail])
+def pack_wait(identity: Identity, verb: str, about: str, deadline: int, detail: bytes, began: int) -> bytes:
+    return pack([FORMAT, *identity, verb, about, deadline, detail, began])
 
 
 def pack_call(token: str, run: str, task: str, digest: bytes | None, retries: int) -> bytes:
@@ -119,13 +120,13 @@ def pack_reopen(run: str, anew: list[Identity], undoing: bool) -> bytes:
     return pack([FORMAT, run, [list(identity) for identity in anew], undoing])
 
 
-def pack_undo(identity: Identity, ok: bool, failure: bytes) -> bytes:
-    return pack([FORMAT, *identity, ok, failure])
+def pack_undo(identity: Identity, ok: bool, failure: bytes, began: int, took: int) -> bytes:
+    return pack([FORMAT, *identity, ok, failure, began, took])
 
 
-def pack_tried(identity: Identity, due: int, failure: bytes) -> bytes:
+def pack_tried(identity: Identity, due: int, failure: bytes, began: int, took: int) -> bytes:
     """A failed try that is not the last; `due` is when the next one begins, in ms since 1970."""
-    return pack([FORMAT, *identity, due, failure])
+    return pack([FORMAT, *identity, due, failure, began, took])
 
 
 def pack_resolve(run: str, identity: Identity, how: str, value: bytes) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import time
 import typing
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
@@ -15,11 +14,12 @@ from typing import Any
 
 from celery_steps.codec import PLAIN, Codec, fit
 from celery_steps.engine import entries as fmt
+from celery_steps.engine import news
 from celery_steps.engine.at_most_once import Known, doubt, intend
 from celery_steps.engine.attempt import Attempt, handling
 from celery_steps.engine.borrow import borrowed
 from celery_steps.engine.entries import Identity, Step
-from celery_steps.engine.failure import Failure
+from celery_steps.engine.failure import Failure, record
 from celery_steps.engine.identity import NO_INPUT, idempotency_key
 from celery_steps.engine.journal import Journal
 from celery_steps.engine.loops import wait_for
@@ -124,7 +124,7 @@ def _try(call: Call, journal: Journal, append: Append) -> Known | None:
         raise
     except Exception as error:
         retries = options.get("retry") is not None and not isinstance(error, attempt.prompt)
-        if retries and not returned and _retried(call, journal, step.try_number, error):
+        if retries and not returned and _retried(call, journal, step.try_number, error, began):
             return None
         if options.get("at_most_once") and isinstance(error, (StepTimeout, *attempt.prompt)):
             doubt(attempt, call.identity)  # it may have had its effect all the same
@@ -134,8 +134,13 @@ def _try(call: Call, journal: Journal, append: Append) -> Known | None:
         raise
     reference = _referred(call, step, value, began) if attempt.before_commit is not None else None
     took = attempt.clock() - began
-    record = fmt.pack_step(call.identity, call.digest, True, encoded, _input(call), began, took, call.verb, call.undo, reference)
-    append([("step", record)])
+    entry = fmt.pack_step(call.identity, call.digest, True, encoded, _input(call), began, took, call.verb, call.undo, reference)
+    try:
+        append([("step", entry)])
+    finally:
+        recorded = journal.steps.get(call.identity)
+        if recorded is not None and not recorded.said:  # also where a signal in the middle of the commit is raised after it
+            news.of_step(attempt, "step_executed", call.identity, call.verb, began, took, namespace=call.namespace)
     # What the first call returns and what a replay returns are the same: the decoded record.
     return Known(value if type(value) in _ATOMS else attempt.codec.decode(encoded, hint=hint, **call.where))
 
@@ -155,13 +160,14 @@ def _begin(call: Call, journal: Journal) -> CurrentStep:
 
 
 def _called(call: Call, step: CurrentStep) -> Any:
+    around = call.attempt.around
+    handler = call.handler if around is None else partial(around, step, call.verb, call.handler)
     token, handling_token = executing.set(step), handling.set(call.attempt)
     try:
         timeout = call.options.get("timeout") if call.options else None
         if timeout is not None:
-            handler = partial(call.handler, call.input) if call.gets_input else call.handler
-            return within(duration(timeout, "timeout"), step.key, handler)
-        value = call.handler(call.input) if call.gets_input else call.handler()
+            return within(duration(timeout, "timeout"), step.key, partial(handler, call.input) if call.gets_input else handler)
+        value = handler(call.input) if call.gets_input else handler()
         return wait_for(value) if inspect.isawaitable(value) else value
     finally:
         handling.reset(handling_token)
@@ -213,15 +219,18 @@ def _referred(call: Call, step: CurrentStep, value: Any, began: int) -> bytes:
 # -- tries ----------------------------------------------------------------------------------------------------------------
 
 
-def _retried(call: Call, journal: Journal, number: int, error: Exception) -> bool:
+def _retried(call: Call, journal: Journal, number: int, error: Exception, began: int) -> bool:
     """Whether a failed try is followed by another, which is recorded with its time."""
     attempt = call.attempt
     pause = RetryPolicy.of(call.options["retry"]).pause(number - journal.spent.get(call.identity, 0), error)
     if pause is None:
         return False
     due = attempt.now_ms() + int(pause * 1000)
-    tried = fmt.pack_tried(call.identity, due, attempt.codec.encode_failure(error, **call.where))
+    failure = attempt.codec.encode_failure(error, **call.where)
+    tried = fmt.pack_tried(call.identity, due, failure, began, attempt.clock() - began)
     attempt.append([("tried", tried)], record=False)
+    when = began, attempt.clock() - began
+    news.of_step(attempt, "step_failed", call.identity, call.verb, *when, error=error, recorded=False, next_try=due)
     return True
 
 
@@ -234,15 +243,13 @@ def _rest_until(call: Call, due: int) -> None:
         told = {"key": key, "sequence": sequence, "waiting_for": "retry", "until": until}
         rest(call.attempt, Pause(f"retry of {key!r} (occurrence {sequence})", due, told))
     elif left > 0 and call.attempt.store.skipped_ms is None:
-        time.sleep(left / 1000)
+        call.attempt.timer.sleep(left / 1000)
 
 
 def _record_failure(call: Call) -> None:
     """No try is left: what the last one raised is the outcome."""
     while call.failures:
-        failure = call.failures.pop()
-        call.attempt.raised.append((failure.error, failure.identity))
-        failure.commit([("step", failure.pack())])
+        record(call.attempt, [call.failures.pop()])
 
 
 def failure_of(call: Call, error: Exception, began: int, cause: BaseException | None = None, *, called: bool = True) -> Failure:
@@ -257,7 +264,7 @@ def failure_of(call: Call, error: Exception, began: int, cause: BaseException | 
         borrowed(call.attempt, call.namespace, call.identity[0], lambda journal, give_back: give_back(entries))
 
     commit = call.attempt.append if call.namespace == call.attempt.namespace else elsewhere
-    return Failure(call.identity, error, pack, commit, cause or error, called)
+    return Failure(call.identity, error, pack, commit, cause or error, called, call.verb, began, took, call.namespace)
 
 
 def _input(call: Call) -> bytes | None:

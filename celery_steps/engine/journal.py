@@ -105,7 +105,7 @@ class Journal(Standing):
         self.uid = ""
         self._n = 0
         self._retries = 0
-        self._borrowed = False
+        self._borrowed = b""  # the entry with which the namespace was borrowed
         self.short = False  # Redis is out of memory
         self._left = False  # the run has ended or suspended: a branch that still runs must not append
         self._turn = threading.Lock()  # of the append in flight
@@ -141,7 +141,7 @@ class Journal(Standing):
 
     def borrow(self, entry: bytes) -> Claim:
         """Claim the namespace for one step."""
-        self._borrowed = True
+        self._borrowed = entry
         claim, entries = self.store.borrow(uuid4().hex, entry)
         if claim.verdict == "OK":
             self._own(claim, entries)
@@ -163,9 +163,8 @@ class Journal(Standing):
 
     def _reclaim(self) -> None:
         """Control entries moved the fence on: own the namespace under a new one."""
-        entry = fmt.pack_control(self.run, "reclaim")
-        if self._borrowed:
-            claim, entries = self.store.borrow(uuid4().hex, entry)
+        if self._borrowed:  # once more as it was: every reader of the namespace reads this kind of entry as a call
+            claim, entries = self.store.borrow(uuid4().hex, self._borrowed)
             if claim.verdict == "OK":
                 known = [entry.id for entry in entries]
                 if self.last not in known:
@@ -174,6 +173,7 @@ class Journal(Standing):
                 # BORROW knows no `expect`: whoever owned the namespace meanwhile may have recorded this step.
                 _refuse_others([entry for entry in entries if entry.id != f"{claim.fence}-0"])
         else:
+            entry = fmt.pack_control(self.run, "reclaim")
             claim, entries = self.store.claim(
                 uuid4().hex, entry, retries=self._retries, message=b"", expect=self.fence, after=self.last
             )

@@ -8,6 +8,7 @@ from typing import Any
 
 from celery_steps.codec import PLAIN, input_digest
 from celery_steps.engine import entries as fmt
+from celery_steps.engine import news
 from celery_steps.engine.at_most_once import check_at_most_once
 from celery_steps.engine.attempt import Attempt
 from celery_steps.engine.borrow import borrowed
@@ -39,6 +40,8 @@ def run_step(attempt: Attempt, key: str, input: Any, handler: Any, options: dict
         and recorded.verb == verb
         and namespace == attempt.namespace
     ):
+        if attempt.hears:
+            news.of_replay(attempt, recorded)
         hint = hint_of(handler, options)  # the usual case of a replay, which is all that a long run does for a while
         return attempt.codec.decode(recorded.value, hint=hint, namespace=namespace, key=key, sequence=identity[1])
     call = Call(attempt, namespace, identity, handler, gets_input, given, digest, options, verb, attempt.failures)
@@ -47,6 +50,7 @@ def run_step(attempt: Attempt, key: str, input: Any, handler: Any, options: dict
     if recorded is not None:
         check_record(call, recorded)
         if not recorded.said:
+            news.of_replay(attempt, recorded)
             return recorded_result(call, recorded)
     return execute(call, attempt.journal, attempt.append)
 
@@ -164,6 +168,7 @@ def _run_elsewhere(call: Call) -> Any:
         if recorded is None or recorded.said:
             return execute(call, journal, give_back)
         give_back([])
+        news.of_replay(call.attempt, recorded, call.namespace)
         return recorded_result(call, recorded)
 
     return borrowed(call.attempt, call.namespace, call.identity[0], inside)

@@ -6,6 +6,7 @@ from typing import Any
 
 from celery_steps.codec import PLAIN
 from celery_steps.engine import entries as fmt
+from celery_steps.engine import news
 from celery_steps.engine.attempt import Attempt
 from celery_steps.engine.once import check_verb
 from celery_steps.errors import StepsError
@@ -21,10 +22,12 @@ def patched(attempt: Attempt, name: str) -> bool:
     recorded = attempt.journal.steps.get(identity)
     if recorded is not None:
         check_verb(attempt.namespace, recorded, "patched")
+        news.of_replay(attempt, recorded)
         return bool(attempt.codec.decode(recorded.value, hint=PLAIN, **where))
     began_here = not attempt.replaying and not _waits_further_on(attempt)
     value = attempt.codec.encode(began_here, hint=PLAIN, **where)
     attempt.append([("step", fmt.pack_step(identity, None, True, value, None, attempt.clock(), 0, "patched"))])
+    news.of_step(attempt, "step_executed", identity, "patched", attempt.clock(), 0)
     return began_here
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery_steps.engine import entries as fmt
+from celery_steps.engine import news
 from celery_steps.errors import AttemptEnded, Suspended
 from celery_steps.store.replies import Append, Await
 
@@ -60,10 +61,13 @@ def suspend(
 
     def send(before: str, after: str, ids: list[str]) -> Append:
         numbered = [(id, kind, data) for id, (kind, data) in zip(ids, entries, strict=True)]
-        delay = max(0, wake - attempt.now_ms())
-        return attempt.store.suspend(before, after, numbered, delay=delay, awaits=awaits, seen=seen, status=status)
+        delay, now = max(0, wake - attempt.now_ms()), status
+        if status == "paused" and not attempt.journal.paused:  # unpaused while it was leaving: nobody would wake it
+            delay, now = 0, "suspended"
+        return attempt.store.suspend(before, after, numbered, delay=delay, awaits=awaits, seen=seen, status=now)
 
     if attempt.leave(entries, send) is not Append.NEWS:
         attempt.ended = Suspended(f"The run waits for {about}.")
+        news.of_waiting(attempt, status, wake, info)
         raise attempt.ended
     attempt.telling.stay()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -30,6 +29,7 @@ def begin(attempt: Attempt, outcome: str, value: bytes) -> None:
     """Celery has stored how the run ends: from here it only undoes. A later attempt goes on with that."""
     attempt.store.begin_rollback(uuid4().hex, fmt.pack_rollback(attempt.run, outcome, value))
     attempt.leaving(attempt.journal.catch_up)
+    attempt.tell_failures()
     if any(identity not in attempt.undos for identity in attempt.journal.undoable):
         # This attempt has not come by every step: one that replays the body has.
         suspend(attempt, "rollback", 0, {"waiting_for": "rollback", "until": None}, status="rolling_back")
@@ -68,6 +68,7 @@ def _undo(attempt: Attempt, identity: Identity) -> bool:
     """One try. False: it was the last, and failed."""
     key, sequence = identity
     where: dict[str, Any] = {"namespace": attempt.namespace, "key": key, "sequence": sequence}
+    began = attempt.clock()
     handler, hint = attempt.undos.get(identity, (None, PLAIN))
     try:
         if handler is None:
@@ -80,7 +81,7 @@ def _undo(attempt: Attempt, identity: Identity) -> bool:
                 wait_for(done)
     except Exception as error:
         failure = attempt.codec.encode_failure(error, **where)
-        attempt.append([("undo", fmt.pack_undo(identity, False, failure))], record=False)
+        attempt.append([("undo", fmt.pack_undo(identity, False, failure, began, attempt.clock() - began))], record=False)
         pause = _POLICY.pause(attempt.journal.undo_failures[identity], error)
         if pause is None:
             return False
@@ -93,7 +94,7 @@ def _undo(attempt: Attempt, identity: Identity) -> bool:
                 status="rolling_back",
             )
         elif attempt.store.skipped_ms is None:
-            time.sleep(pause)
+            attempt.timer.sleep(pause)
         return True
-    attempt.append([("undo", fmt.pack_undo(identity, True, b""))])
+    attempt.append([("undo", fmt.pack_undo(identity, True, b"", began, attempt.clock() - began))])
     return True

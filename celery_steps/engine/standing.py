@@ -86,7 +86,7 @@ class Standing:
         self.in_flight = (key, sequence)
 
     def _tried(self, entry: Entry) -> None:
-        key, sequence, due, _ = fmt.read(entry)
+        key, sequence, due, *_ = fmt.read(entry)
         self.due[key, sequence] = due
 
     def _resolve(self, entry: Entry) -> None:
@@ -112,7 +112,7 @@ class Standing:
             self._forget((key, sequence))
         if run == self.run:
             self.finishes.pop(run, None)
-            self.cancelled, self.verdict = False, ""
+            self.cancelled, self.paused, self.verdict = False, False, ""
             self.undo_failures.clear()
             if not undoing:
                 self.rollback = None
@@ -132,7 +132,7 @@ class Standing:
         self.undone.discard(identity)
 
     def _undo(self, entry: Entry) -> None:
-        key, sequence, ok, _ = fmt.read(entry)
+        key, sequence, ok, *_ = fmt.read(entry)
         if self._writer != self.run:
             if ok:  # its effect is taken back: it does not stand for others either
                 self.undone.add((key, sequence))

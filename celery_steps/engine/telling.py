@@ -145,10 +145,10 @@ def beginning(value: Any, most: int = LONGEST) -> str:
 _complained: set[str] = set()
 
 
-def complain(text: str) -> None:
+def complain(text: str, error: BaseException | None = None) -> None:
     """Say what went wrong beside a run; the logger itself may be what is wrong, which is said once."""
     try:
-        logger.warning("%s", text)
+        logger.warning("%s", text, exc_info=error)
     except Exception as error:
         if type(error).__name__ not in _complained:
             _complained.add(type(error).__name__)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from urllib.parse import quote
 
 from celery_steps.codec import PLAIN
 from celery_steps.engine import entries as fmt
+from celery_steps.engine import news
 from celery_steps.engine.attempt import Attempt
 from celery_steps.engine.entries import Identity, Step
 from celery_steps.engine.once import check_verb
@@ -93,12 +93,19 @@ class Wait:
         """Its packed entry, if it is not in the journal yet."""
         if self.begun is not None:
             return None
-        return fmt.pack_wait(self.identity, self.verb, self.about, self.deadline, self.detail)
+        return fmt.pack_wait(self.identity, self.verb, self.about, self.deadline, self.detail, self.began)
 
     def describe(self) -> dict[str, Any]:
         """For people: what is awaited, and until when."""
         until = datetime.fromtimestamp(self.deadline / 1000, timezone.utc).isoformat() if self.deadline else None
         return {"key": self.identity[0], "waiting_for": f"{self.verb} {self.about}".strip(), "until": until}
+
+    def tell(self, step: Step) -> None:
+        """Tell who listens what this came to: it is recorded."""
+        name = "step_executed" if step.ok else "step_failed"
+        if name in self.attempt.hears:
+            error = None if step.ok else self.attempt.codec.decode_failure(step.value, **self.where)
+            news.of_step(self.attempt, name, self.identity, self.verb, step.began, step.took, error=error)
 
     def value_of(self, step: Step) -> Any:
         """What the recorded outcome means to the caller; raises a recorded failure."""
@@ -125,6 +132,8 @@ def wait(wait: Wait) -> Any:
     if step is None:
         wait_for(attempt, [wait])
         step = attempt.journal.steps[key, sequence]
+    else:
+        news.of_replay(attempt, step)
     return wait.value_of(step)
 
 
@@ -162,7 +171,12 @@ def record(attempt: Attempt, ended: Sequence[tuple[Wait, Ended]]) -> None:
     entries = [("step", pack_end(wait, end)) for wait, end in ended]
     over = [await_ for wait, _ in ended for await_ in wait.awaits()]
     taken = [event for _, end in ended for event in end.taken]
-    commit(attempt, entries, over, taken)
+    try:
+        commit(attempt, entries, over, taken)
+    finally:
+        for wait, _ in ended:
+            if wait.identity in attempt.journal.steps:
+                wait.tell(attempt.journal.steps[wait.identity])
     attempt.inbox = [event for event in attempt.inbox if event not in taken]
 
 
@@ -197,11 +211,12 @@ def _rest(attempt: Attempt, going: Sequence[Wait], pauses: Sequence[Pause]) -> N
     inbox = any(wait.reads_inbox for wait in going)
     if left <= _SHORT and not inbox and not pauses and attempt.store.skipped_ms is None:
         Wait.start(going)
-        time.sleep(max(0, left) / 1000)
+        attempt.timer.sleep(max(0, left) / 1000)
         return
     begun = [("wait", entry) for wait in going if (entry := wait.entry()) is not None]
     told = [*(wait.describe() for wait in going), *(pause.told for pause in pauses)]
-    status = next((pause.status for pause in pauses if pause.status == "in_doubt"), "suspended")
+    found = {pause.status for pause in pauses}
+    status = next((status for status in ("in_doubt", "paused") if status in found), "suspended")
     about = ", ".join(f"{one['waiting_for']} ({one['key']})" for one in told[:10])
     awaits = [event for wait in going for event in wait.awaits()]
     seen = attempt.inbox_seen if inbox else ""

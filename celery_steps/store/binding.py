@@ -194,8 +194,11 @@ class Binding:
         return int(self._client.run("renew", self._keys.all, *self._head, self.store.lease_ms))
 
     def begin_rollback(self, nonce: str, entry: bytes) -> None:
-        """Celery has stored how the run ends: from now on it only undoes what it did. The next append meets a new fence."""
-        self.store.control(self.namespace, self.run, what="rollback", nonce=nonce, entry=entry)
+        """Celery has stored how the run ends: from now on it only undoes what it did. The next append meets a new fence.
+
+        Whoever has been replaced begins nothing: that append tells.
+        """
+        self.store.control(self.namespace, self.run, what="rollback", nonce=nonce, entry=entry, owner=self.token)
 
     def tell(self, id: str, place: str, line: bytes, progress: bytes) -> bool:
         """TELL a line, or progress, or both; `id` is newer than the one before. False: another owns the namespace."""

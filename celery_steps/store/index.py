@@ -5,14 +5,17 @@ from __future__ import annotations
 import base64
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from celery_steps.errors import StepsError
-from celery_steps.store.keys import FINAL, OPEN, RunId, encode, split_member
+from celery_steps.store.keys import FINAL, OPEN, NamespaceKeys, RunId, decode, encode, split_member
 from celery_steps.store.replies import Entry
 from celery_steps.store.store import Store, entries_of
 
 _PAGE = 100
+#: Rows that are read of each index at first: the newest few runs are spread over all of them. Then ever more.
+_FIRST, _MOST = 10, 640
 _OF_RUN = (
     "status", "app", "created", "changed", "attempts", "crashes", "retries", "wake", "outcome", "await", "progress", "progressed",
 )  # fmt: skip
@@ -42,7 +45,21 @@ class Row(NamedTuple):
         return split_member(self.member.decode())
 
     def is_of(self, task: str) -> bool:
-        return self.member.partition(b" ")[2].startswith(encode(task).encode() + b"/")
+        return self.member.partition(b" ")[2].startswith(_start_of(task))
+
+    def contains(self, text: str) -> bool:
+        """Whether its namespace, its task or its task id does; upper and lower case are the same."""
+        wanted = text.casefold()
+        if wanted not in decode(self.member.decode()).casefold():  # of a million rows, nearly all
+            return False
+        namespace, run = self.split()
+        return any(wanted in part.casefold() for part in (namespace, run.task, run.id))
+
+
+@lru_cache(maxsize=16)
+def _start_of(task: str) -> bytes:
+    """How a run of that task begins in a row, behind its namespace."""
+    return encode(task).encode() + b"/"
 
 
 class Tickets(NamedTuple):
@@ -83,24 +100,32 @@ class Index:
         """
         start = until if below is None else min(until, below.changed)
         keys = self._all(statuses)
-        replies = self._ask([_range(key, start, since, 0) for key in keys])
+        replies = self._ask([_range(key, start, since, 0, _FIRST) for key in keys])
         feeds = [self._feed(key, start, since, reply) for key, reply in zip(keys, replies, strict=True) if reply]
         for row in heapq.merge(*feeds, reverse=True):
             if below is None or row < below:
                 yield row
 
+    def changes(self, since: int) -> tuple[list[Row], int | None]:
+        """Runs whose status changed at `since`, in ms, or later, oldest first; and until when these are all, None: for good."""
+        keys = self._all(OPEN + FINAL)
+        replies = self._ask([["ZRANGEBYSCORE", key, str(since), "+inf", "WITHSCORES", "LIMIT", "0", str(_PAGE)] for key in keys])
+        pages = [_rows(reply) for reply in replies]
+        until = min((page[-1].changed for page in pages if len(page) == _PAGE), default=None)
+        return sorted(row for page in pages for row in page if until is None or row.changed <= until), until
+
     def _feed(self, key: str, at: int, since: int, reply: Any) -> Iterator[Row]:
-        skip = 0
+        skip, asked = 0, _FIRST
         while True:
             rows = _rows(reply)
             yield from rows
-            if len(rows) < _PAGE:
+            if len(rows) < asked:
                 return
             last = rows[-1].changed
             # The next page begins at the same millisecond, behind what was read of it.
             skip = (skip if last == at else 0) + sum(row.changed == last for row in rows)
-            at = last
-            (reply,) = self._ask([_range(key, at, since, skip)])
+            at, asked = last, min(asked * 2, _MOST)
+            (reply,) = self._ask([_range(key, at, since, skip, asked)])
 
     def heads(self, runs: Sequence[tuple[str, RunId]]) -> list[dict[str, str]]:
         """What is known of each run and of its namespace's owner; without "status" where the run is gone.
@@ -109,13 +134,27 @@ class Index:
         """
         commands = []
         for namespace, run in runs:
-            fields = (*(f"{run}:{name}" for name in _OF_RUN), *_OF_NAMESPACE)
+            encoded = str(run)
+            fields = (*(f"{encoded}:{name}" for name in _OF_RUN), *_OF_NAMESPACE)
             commands.append(["HMGET", self._keys.namespace(namespace).run, *fields])
         names = _OF_RUN + _OF_NAMESPACE
         return [
             {name: value.decode(errors="surrogateescape") for name, value in zip(names, reply, strict=True) if value is not None}
             for reply in self._ask(commands)
         ]
+
+    def newest(self) -> tuple[Any, ...]:
+        """What changes with every change of a run's status: each moves a run to the top of an index."""
+        return tuple(self._ask([["ZREVRANGE", key, "0", "0", "WITHSCORES"] for key in self._all(OPEN + FINAL)]))
+
+    def keys_of(self, namespace: str) -> NamespaceKeys:
+        return self._keys.namespace(namespace)
+
+    def tips(self, namespace: str) -> tuple[Any, ...]:
+        """Where the journal and the log of a namespace end."""
+        keys = self._keys.namespace(namespace)
+        journal, log = self._ask([["HGET", keys.run, "tip"], ["XREVRANGE", keys.log, "+", "-", "COUNT", "1"]])
+        return journal, log[0][0] if log else None
 
     def entries(self, places: Sequence[tuple[str, str]]) -> list[Entry | None]:
         """The entry with each id, by (namespace, id); None where it is gone."""
@@ -132,6 +171,11 @@ class Index:
             if len(page) < _PAGE:
                 return
             end = f"({page[-1][0].decode()}"
+
+    def lines_after(self, namespace: str, id: str, count: int) -> list[tuple[str, bytes, bytes]]:
+        """As `lines`, but oldest first, after the one with that id, and at most so many."""
+        reply = self._client.call("XRANGE", self._keys.namespace(namespace).log, f"({id}", "+", "COUNT", str(count))
+        return [(id.decode(), at, data) for id, (at, data) in reply]
 
     # -- looking up -------------------------------------------------------------------------------------------------
 
@@ -216,8 +260,8 @@ class Index:
         self._ask([["DEL", key] for key in stale])
 
 
-def _range(key: str, start: int, since: int, skip: int) -> list[str]:
-    return ["ZREVRANGEBYSCORE", key, str(start), str(since), "WITHSCORES", "LIMIT", str(skip), str(_PAGE)]
+def _range(key: str, start: int, since: int, skip: int, count: int) -> list[str]:
+    return ["ZREVRANGEBYSCORE", key, str(start), str(since), "WITHSCORES", "LIMIT", str(skip), str(count)]
 
 
 def _rows(reply: Any) -> list[Row]:

@@ -99,13 +99,13 @@ class Store:
         verdict = reply[0].decode()
         return Verdict(verdict, int(reply[1]), reply[2].decode()) if verdict == "TAKEN" else Verdict(verdict)
 
-    def control(self, namespace: str, run: RunId, *, what: str, nonce: str, entry: bytes, process: str = "") -> tuple[str, str]:
-        """Append a control entry to a run, whoever owns it; a handover only while a process whose tokens begin so does.
+    def control(self, namespace: str, run: RunId, *, what: str, nonce: str, entry: bytes, owner: str = "") -> tuple[str, str]:
+        """Append a control entry to a run, whoever owns it, or only while the owner's token begins with `owner`.
 
         Returns (OK, "1" if its ticket is due now), (REFUSED, status) for a finished run, (UNKNOWN, ""), (LOST, "").
         """
         keys = self.keys.namespace(namespace)
-        reply = self.client.run("control", keys.all, keys.prefix, keys.encoded, str(run), what, nonce, entry, process)
+        reply = self.client.run("control", keys.all, keys.prefix, keys.encoded, str(run), what, nonce, entry, owner)
         return reply[0].decode(), reply[1].decode() if len(reply) > 1 else ""
 
     def mark_cancelled(self, task_id: str) -> None:

@@ -12,7 +12,6 @@ from celery_steps.engine.entries import (
     Step,
     Wait,
     pack_call,
-    pack_control,
     pack_intent,
     pack_reopen,
     pack_resolve,
@@ -21,7 +20,7 @@ from celery_steps.engine.entries import (
 from celery_steps.engine.identity import check_namespace
 from celery_steps.engine.journal import Journal
 from celery_steps.errors import JournalLost, RunRefused
-from celery_steps.store.keys import RunId
+from celery_steps.store.keys import FINAL, RunId
 from celery_steps.store.replies import Append
 from celery_steps.worker import messages, runtime
 from celery_steps.worker.control import journal_of
@@ -43,7 +42,14 @@ def retry(app: Celery, namespace: str, run: RunId, from_step: str | None, sequen
     times = int(store.fields(namespace).get(f"{run}:reopened") or 0) + 1
     message = store.message(namespace, run)
     begun = b"" if message is None else messages.begun_anew(message, times)  # REOPEN refuses a run without a message
+    task, before = app.tasks.get(run.task), None
+    if not undoing and (task is None or not task.ignore_result) and store.status(namespace, run) in ("failed", "cancelled"):
+        # The old end must not be taken for the new one; and before it begins again, or this would lie over the new one.
+        before = app.backend.get_task_meta(run.id)
+        app.backend.store_result(run.id, {"waiting_for": "retry", "until": None}, "SUSPENDED")
     answer, status = store.reopen(namespace, run, uuid4().hex, pack_reopen(str(run), anew, undoing), begun, times)
+    if answer != "OK" and before is not None and store.status(namespace, run) in FINAL:
+        app.backend.store_result(run.id, before["result"], before["status"], traceback=before.get("traceback"))
     where = f"Run {run.id} ({run.task}) in namespace {namespace!r}"
     if answer == "LOST":
         raise JournalLost(f"{where} has lost its journal or its message: send the task again.")
@@ -52,12 +58,7 @@ def retry(app: Celery, namespace: str, run: RunId, from_step: str | None, sequen
     if answer == "REFUSED":
         instead = "To do it once more, fork it." if status == "succeeded" else "Only what failed or was cancelled can be retried."
         raise RunRefused(f"{where} is {status}, so it cannot be retried. {instead}")
-    task = app.tasks.get(run.task)
-    if not undoing and (task is None or not task.ignore_result):  # the old end must not be taken for the new one
-        app.backend.store_result(run.id, {"waiting_for": "retry", "until": None}, "SUSPENDED")
-    # Only now: a worker that is fast may have stored its end already.
-    store.control(namespace, run, what="unpause", nonce=uuid4().hex, entry=pack_control(str(run), "retried"))
-    messages.publish_soon(app, store, namespace, run)
+    messages.publish_if_due(app, store, namespace, run)
 
 
 def fork(app: Celery, namespace: str, run: RunId, from_step: str | None, sequence: int, to: str | None) -> str:

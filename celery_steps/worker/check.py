@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +14,11 @@ from celery_steps.engine.attempt import Attempt, current
 from celery_steps.engine.entries import Identity
 from celery_steps.engine.history import History
 from celery_steps.engine.memory import MemoryStore
-from celery_steps.errors import AttemptEnded, InputMismatch
+from celery_steps.errors import AttemptEnded, InputMismatch, ResultError
 from celery_steps.store.keys import RunId
 from celery_steps.store.replies import Claim, Entry
 from celery_steps.worker import messages, runtime
+from celery_steps.worker.result import Result, decoded
 
 
 @dataclass(frozen=True)
@@ -64,21 +66,37 @@ class Rehearsal(Attempt):
 
 def check(app: Celery, namespace: str, run: RunId, status: str) -> Check:
     """Rehearse one run: how would the code diverge from what is recorded, and what would it do next?"""
-    known: dict[str, Any] = {"namespace": namespace, "id": run.id, "task": run.task, "status": status}
     store = runtime.of(app).main_store
-    task, message = app.tasks.get(run.task), store.message(namespace, run)
+    return rehearse(app, namespace, run, status, store.message(namespace, run), lambda: list(store.entries(namespace)))
+
+
+def rehearse(
+    app: Celery,
+    namespace: str,
+    run: RunId,
+    status: str,
+    message: bytes | None,
+    journal: Callable[[], list[Entry]],
+    task: Any = None,
+) -> Check:
+    """As `check`, of what was read before: the run's message and its journal. Of a run that is over, also its end.
+
+    `task`: by default the one of the run's name.
+    """
+    known: dict[str, Any] = {"namespace": namespace, "id": run.id, "task": run.task, "status": status}
+    task = app.tasks.get(run.task) if task is None else task
     if task is None or not hasattr(task, "step"):
         return Check(**known, diverges=f"There is no durable task {run.task!r} in this code.")
     if message is None:
         return Check(**known, diverges="Its message is gone from Redis: it cannot be delivered again.")
     _, args, kwargs, options = messages.opened(message)
     attempt = Rehearsal(
-        store=Script(namespace, list(store.entries(namespace))),
+        store=Script(namespace, journal()),
         run=str(run),
         run_id=run.id,
         task=run.task,
         token="check",
-        codec=runtime.of(app).codec,
+        codec=runtime.codec_of(app),
         call_digest=lambda: input_digest([list(args), dict(kwargs)]),
         passing=(Retry, Ignore, Reject),
         max_crashes=1 << 30,
@@ -97,14 +115,17 @@ def _rehearse(task: Any, attempt: Attempt, args: Any, kwargs: Any, options: dict
     token = current.set(attempt)
     try:
         attempt.open()
-        task.run(*args, **kwargs)
+        return _other_end(task, attempt, task.run(*args, **kwargs))
     except Rehearsed:
-        pass
+        return _goes_on(attempt)
     except InputMismatch as error:
         return str(error)
     except AttemptEnded:  # it would end here: cancelled, say
         pass
     except Exception as error:
+        finish = attempt.journal.finishes.get(attempt.run)
+        if finish is not None and finish.outcome == "failed":
+            return _other_failure(attempt.codec.decode_failure(finish.value), error)
         if not any(error is raised for raised, _ in attempt.raised):
             return f"The body raises {error!r} before it comes to where the run goes on."
     finally:
@@ -112,6 +133,36 @@ def _rehearse(task: Any, attempt: Attempt, args: Any, kwargs: Any, options: dict
         current.reset(token)
         task.pop_request()
     return ""
+
+
+def _other_end(task: Any, attempt: Attempt, value: Any) -> str:
+    """The body came to its end: how that differs from a recorded one."""
+    finish = attempt.journal.finishes.get(attempt.run)
+    if finish is None or finish.outcome in ("ignored", "replaced", "rejected"):
+        return ""
+    if finish.outcome != "succeeded":
+        return f"The body returns {value!r:.200}, the recorded run ended as {finish.outcome}."
+    recorded = decoded(finish.value)
+    try:
+        given = decoded(Result(task, task.request).encoded(value))
+    except ResultError as error:
+        return str(error)
+    return "" if given == recorded else f"The body returns {given!r:.200}, the recorded run returned {recorded!r:.200}."
+
+
+def _goes_on(attempt: Attempt) -> str:
+    """The body came to something new, which a run that had succeeded did not do."""
+    finish = attempt.journal.finishes.get(attempt.run)
+    if finish is None or finish.outcome != "succeeded" or attempt.at is None:
+        return ""
+    key, sequence = attempt.at
+    return f"The body comes to the new step {key!r} (occurrence {sequence}), the recorded run had ended without it."
+
+
+def _other_failure(recorded: Exception, error: Exception) -> str:
+    if type(recorded) is type(error) and str(recorded) == str(error):
+        return ""
+    return f"The body raises {error!r:.200}, the recorded run failed with {recorded!r:.200}."
 
 
 def _unmet(attempt: Attempt) -> tuple[Identity, ...]:

@@ -6,9 +6,10 @@ import functools
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any
 
 from celery import signals
@@ -16,7 +17,7 @@ from celery.app.task import Context, Task
 from celery.exceptions import Ignore, Reject, Retry
 
 from celery_steps.codec import Codec, input_digest
-from celery_steps.engine import rollback
+from celery_steps.engine import news, rollback
 from celery_steps.engine.attempt import Attempt, current
 from celery_steps.engine.child import cancel_children
 from celery_steps.engine.journal import JournalStore
@@ -35,7 +36,7 @@ from celery_steps.errors import (
 from celery_steps.store.binding import Binding
 from celery_steps.store.keys import RunId
 from celery_steps.store.store import Store
-from celery_steps.worker import events, messages, process
+from celery_steps.worker import events, listening, messages, monitoring, process
 from celery_steps.worker.beside import PROMPT, beside
 from celery_steps.worker.children import WorkerChildren
 from celery_steps.worker.heartbeat import Heartbeat
@@ -51,7 +52,16 @@ latest: ContextVar[Delivery | None] = ContextVar("celery_steps_delivery", defaul
 class Delivery:
     """Runs a body for one delivered message and gives Celery its outcome."""
 
-    def __init__(self, task: Task, request: Context, namespace: str, store: Store, codec: Codec, heartbeat: Heartbeat) -> None:
+    def __init__(
+        self,
+        task: Task,
+        request: Context,
+        namespace: str,
+        store: Store,
+        codec: Codec,
+        heartbeat: Heartbeat,
+        doors: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         self.task = task
         self.request = request
         self.store = store
@@ -66,6 +76,7 @@ class Delivery:
         self.final = False  # what leaves the body now is not to be retried
         settings = store.settings
         self.snapshot = messages.Snapshot(task, request, namespace)
+        ear = listening.of(task, in_worker=True)
         self.attempt = Attempt(
             store=self.binding,
             run=str(self.run_id),
@@ -77,6 +88,8 @@ class Delivery:
             call_digest=lambda: _call_digest(self.snapshot.args, self.snapshot.kwargs),
             message=self.snapshot,
             before_commit=task.before_commit,
+            listener=ear.listener,
+            hears=ear.hears,
             announce=self.result.write_suspended,
             emit=functools.partial(events.emit, task.app),
             show=self.result.write_progress,
@@ -90,6 +103,7 @@ class Delivery:
             max_crashes=settings.max_crashes,
             record_input=settings.record_input,
             request=request,
+            **doors,
         )
         self.known = Known(self.attempt, self.binding, self.result, self._hold)
 
@@ -184,6 +198,7 @@ class Delivery:
             self._wait_for_store(end)
         elif isinstance(end, LeaseLost):
             logger.warning("%s[%s]: %s", self.task.name, self.request.id, end)
+            news.of_run(self.attempt, "lease_lost", "running")
             if self.result.wrote_open:
                 self.known.put_back()
             self._close()
@@ -204,13 +219,16 @@ class Delivery:
         finally:
             self._close()
 
-    def _undo_and_finish(self, outcome: str, value: bytes) -> bool:
+    def _undo_and_finish(self, outcome: str, value: bytes, error: BaseException | None = None) -> bool:
         """Celery has stored how the run ends: undo what it did, then record that. False: another attempt had finished it."""
         if self.attempt.journal.undoable and self.attempt.journal.rollback is None:
             rollback.begin(self.attempt, outcome, value)
         if self.attempt.journal.rollback is not None and self.attempt.crashes < self.attempt.max_crashes:
             rollback.undo(self.attempt)
-        return self.attempt.finish(outcome, value, stored=outcome, whatever=True)
+        finished = self.attempt.finish(outcome, value, stored=outcome, whatever=True, error=error)
+        if finished and outcome == "cancelled":
+            monitoring.send_revoked(self.task, self.request.id)
+        return finished
 
     def _go_on_undoing(self, body: Callable[..., Any], args: Any, kwargs: Any) -> None:
         """The run is over but for its rollback: its body is replayed to where it ended, for the undos that it names."""
@@ -268,11 +286,14 @@ class Delivery:
                 value = self.attempt.codec.encode_failure(error or StepsError())
                 if state == "failed":  # before it came to their waits: too many crashes, another code
                     cancel_children(self.attempt.journal, self.attempt.children)
-                if not self._undo_and_finish(state, value):
+                if not self._undo_and_finish(state, value, error):
                     self.known.put_back()
             elif self.attempt.journal.length or self.final:
                 self.binding.settle(state)
+                if self.attempt.lost:
+                    news.of_run(self.attempt, "run_finished", state, error=error)
         except LeaseLost:
+            news.of_run(self.attempt, "lease_lost", "running")
             self.known.put_back()
         except Suspended:  # between two tries of an undo
             pass
@@ -297,6 +318,8 @@ class Delivery:
             self._cancel()
         except (StepsError, AttemptEnded) as trouble:
             logger.warning("%s[%s]: its retry could not be recorded: %s", self.task.name, self.request.id, trouble)
+            if isinstance(trouble, LeaseLost):
+                news.of_run(self.attempt, "lease_lost", "running")
         finally:
             self._close()
         if self._retry is not None and delay <= 0:

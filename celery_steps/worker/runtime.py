@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from celery import Celery
@@ -23,6 +24,7 @@ class Runtime:
         # For the main process, whose event loop must not wait long for Redis.
         self.main_store = Store(settings, Client(settings.backend, settings.redis_options, patience=min(3.0, settings.lease_ttl)))
         self.heartbeat = Heartbeat(settings.lease_ttl)
+        self.doors: dict[str, Any] = {}  # `timer` and `around` of every attempt, where the testing kit has its own
 
 
 _runtimes: WeakKeyDictionary[Celery, Runtime] = WeakKeyDictionary()

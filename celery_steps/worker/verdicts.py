@@ -13,13 +13,14 @@ from celery.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery.worker import state
 from celery.worker.request import Request as CeleryRequest
 
+from celery_steps.details import Problem, RunDetails
 from celery_steps.engine.child import cancel_children
 from celery_steps.engine.entries import pack_control, pack_finish, pack_rollback
 from celery_steps.engine.journal import Journal
 from celery_steps.errors import StepsError, StoreUnavailable
 from celery_steps.store.keys import RunId
-from celery_steps.store.replies import Verdict
-from celery_steps.worker import messages, process, runtime
+from celery_steps.store.replies import Append, Verdict
+from celery_steps.worker import listening, messages, process, runtime
 from celery_steps.worker.children import WorkerChildren
 from celery_steps.worker.revoke import cancel
 
@@ -218,7 +219,7 @@ class Request(CeleryRequest):  # type: ignore[misc]
         try:
             # By its process: who has the run by then, as this one has lost it, keeps it.
             run.parts.main_store.control(
-                run.namespace, run.id, what="handover", nonce=uuid4().hex, entry=entry, process=self._process()
+                run.namespace, run.id, what="handover", nonce=uuid4().hex, entry=entry, owner=self._process()
             )
         except StepsError as error:
             logger.warning("%s[%s] is not handed over, this worker waits for its end: %s", self.name, self.id, error)
@@ -277,12 +278,28 @@ class Request(CeleryRequest):  # type: ignore[misc]
                 return
             before, id = f"{taken.fence}-0 {taken.uid}", f"{taken.fence}-1"
             entry = pack_finish(str(run.id), outcome, value)
-            binding.finish_and_settle(before, f"{id} {taken.uid}", id, entry, outcome)
+            if binding.finish_and_settle(before, f"{id} {taken.uid}", id, entry, outcome) is Append.OK:
+                self._tell_finished(run, outcome, error)
         except StepsError as trouble:
             logger.warning("%s[%s]: could not be settled yet: %s", self.name, self.id, trouble)
             return
         for head in binding.heads:
             self._publish(run._replace(id=head))
+
+    def _tell_finished(self, run: _Run, outcome: str, error: Exception | None) -> None:
+        ear = listening.of(self.task, in_worker=True)
+        if "run_finished" in ear.hears:
+            attempt = int(run.parts.main_store.fields(run.namespace).get(f"{run.id}:attempts") or 1)
+            details = RunDetails(
+                task=self.task.name,
+                run_id=run.id.id,
+                namespace=run.namespace,
+                attempt=attempt,
+                retries=self._context.retries,
+                status=outcome,
+                error=Problem.of(error) if error is not None else None,
+            )
+            ear.listener("run_finished", details)
 
     def _publish(self, run: _Run | None) -> None:
         if run is not None:
@@ -297,7 +314,7 @@ class Request(CeleryRequest):  # type: ignore[misc]
     def _gone(self) -> None:
         """The message has no child any more, and what becomes of its run is told elsewhere."""
         state.task_ready(self)
-        self.send_event("task-cancelled")
+        # No task-cancelled: monitors would show that over the run, which goes on elsewhere or is told of as revoked.
         self._already_cancelled = True
 
 

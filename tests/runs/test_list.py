@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from celery_steps import Runs, StepsError
+from celery_steps import DurableTask, RunRefused, Runs, StepsError
+from celery_steps.runs import Page
 from celery_steps.store.index import Row
 from celery_steps.store.keys import RunId
 from delivering import deliver
-from runs.outside import listed, store_of
+from runs.outside import crash, listed, store_of
 from servers import wait_until
 
 
@@ -111,6 +112,7 @@ def test_a_run_whose_keys_have_expired_is_not_listed(app: Celery, runs: Runs, gr
         ({"until": "2026-01-01T00:00:00"}, "until has no time zone"),
         ({"until": "yesterday"}, "until must be an aware datetime"),
         ({"limit": 0}, "limit must be from 1 to 10,000"),
+        ({"look_at": 0}, "look_at must be at least 1"),
         ({"cursor": "!"}, "is no cursor"),
         ({"cursor": "bm8gcm93"}, "is no cursor"),
     ],
@@ -124,3 +126,73 @@ def test_a_row_knows_its_task_by_its_whole_name() -> None:
     row = Row(1, b"ns shop.greet%2Fx/id/0")
     assert row.is_of("shop.greet/x")
     assert not row.is_of("shop.greet")
+
+
+def test_a_list_is_searched_by_a_part_of_a_namespace_a_task_id_or_a_task(runs: Runs, greet: Any, waiting: Any) -> None:
+    deliver(greet, id="one", headers={"steps_namespace": "Größe 4/2"})
+    deliver(waiting, id="two")
+    assert listed(runs, text="größe 4/") == ["one"]
+    assert listed(runs, text="WAIT") == ["two"]
+    assert listed(runs, text="tw") == ["two"]
+    assert listed(runs, text="shop.", status="succeeded") == ["one"]
+    assert listed(runs, text="") == ["two", "one"]
+    assert listed(runs, text="%") == listed(runs, text="ing/two") == []  # as they are stored, but as nobody named them
+
+
+def test_a_search_in_few_runs_leads_on_from_where_it_gave_up(runs: Runs, greet: Any) -> None:
+    for n in range(5):
+        deliver(greet, id=f"run-{n}")
+    first = runs.list(text="run-1", look_at=2)
+    assert first.runs == ()
+    second = runs.list(text="run-1", look_at=2, cursor=first.cursor)
+    assert [run.id for run in second.runs] == ["run-1"]
+    last = runs.list(text="run-1", look_at=2, cursor=second.cursor)
+    assert last == Page((), None)
+
+
+def test_a_list_of_a_namespace_has_its_runs_and_of_a_task_id_the_one(runs: Runs, greet: Any) -> None:
+    for id in ("one", "two", "three"):
+        deliver(greet, id=id, headers={"steps_namespace": "shared"})
+    deliver(greet, id="other")
+    assert listed(runs, namespace="shared") == ["three", "two", "one"]
+    assert listed(runs, namespace="two") == ["two"]
+    assert listed(runs, namespace="nobody") == []
+    first = runs.list(namespace="shared", limit=2, status="succeeded")
+    assert [run.id for run in runs.list(namespace="shared", cursor=first.cursor).runs] == ["one"]
+
+
+def test_a_version_is_another_when_something_new_is_known(app: Celery, runs: Runs, greet: Any, waiting: Any) -> None:
+    nothing = runs.version()
+    deliver(waiting, 0, id="later")
+    all_of_them, one = runs.version(), runs.version("later")
+    assert nothing != all_of_them
+    assert (all_of_them, one) == (runs.version(), runs.version("later"))
+    deliver(greet, id="other")
+    assert runs.version() != all_of_them
+    assert runs.version("later") == one
+    deliver(waiting, 0, id="later", retries=1)
+    assert runs.version("later") != one
+
+
+def test_a_version_is_the_same_while_a_lease_is_renewed(app: Celery, runs: Runs, greet: Any) -> None:
+    crash(app, greet, "gone")
+    before = runs.version("gone")
+    store_of(app).client.call("HSET", store_of(app).keys.namespace("gone").run, "lease", "1")
+    assert runs.version("gone") == before
+
+
+def test_a_version_is_another_after_a_log_line(app: Celery, runs: Runs) -> None:
+    @app.task(bind=True, base=DurableTask, name="shop.talk")
+    def talk(self: DurableTask) -> None:
+        self.step.run("first", lambda: seen.append(runs.version("talker")))
+        self.step.log.info("hello")
+        self.step.run("second", lambda: seen.append(runs.version("talker")))
+
+    seen: list[str] = []
+    deliver(talk, id="talker")
+    assert len({*seen, runs.version("talker")}) == 3
+
+
+def test_there_is_no_version_of_a_run_that_is_not_there(runs: Runs) -> None:
+    with pytest.raises(RunRefused, match="There is no run 'nobody'"):
+        runs.version("nobody")

@@ -211,3 +211,24 @@ def test_a_wait_that_one_run_has_ended_is_over_for_the_others(app: Celery, runs:
     assert not [field for field in store_of(app).fields("order-1") if ":await" in field or ":match:" in field]
     deliver(task, id="B", **AGAIN)
     assert runs.get("B").status == "succeeded"
+
+
+def test_a_request_that_comes_while_the_namespace_is_borrowed_harms_nobody(app: Celery, runs: Runs, define: Define) -> None:
+    def waiting(self: DurableTask) -> Any:
+        self.step.run("first", lambda: 1)
+        return self.step.wait_for_event("go")
+
+    def borrower(self: DurableTask) -> Any:
+        return self.step.run("audit", lambda: runs.pause("order-1") or "audited", namespace="order-1")
+
+    task = define(waiting)
+    deliver(task, id="id-1", **SHARED)
+    assert deliver(define(borrower), id="id-2").retval == "audited"
+    assert [(record.key, record.run_id, record.corrupt) for record in runs.records("order-1")] == [
+        ("first", "id-1", ""),
+        ("audit", "id-2", ""),
+        ("go", "id-1", ""),
+    ]
+    runs.unpause("order-1")
+    runs.emit("go", True, to="order-1")
+    assert deliver(task, id="id-1", **AGAIN).retval is True

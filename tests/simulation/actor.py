@@ -11,6 +11,7 @@ from simulation import requests
 from simulation.environment import Environment
 from simulation.explorer import Kind, Move
 from simulation.redis_in_python import Command
+from simulation.requests import REOPENED
 from simulation.world import Attempt, World
 
 #: What Celery shows for a status that is final.
@@ -18,11 +19,15 @@ SHOWN = {"succeeded": "SUCCESS", "failed": "FAILURE", "cancelled": "REVOKED"}
 STATUS = {"succeeded": "succeeded", "ignored": "succeeded", "failed": "failed", "cancelled": "cancelled"}
 READY = frozenset(SHOWN.values())
 #: Phases in which an attempt may go on with its body.
-EXECUTING = frozenset(("borrowed", "body", "commit", "inbox", "receive", "catch up", "reclaim", "renew"))
+EXECUTING = frozenset(
+    ("borrowed", "body", "commit", "intend", "call", "tell", "inbox", "receive", "catch up", "reclaim", "renew", "undo")
+)
 #: What was pending when the body had been left already.
-LEAVING = ("suspend", "retry", "finish", "close", "giveback", "done")
+LEAVING = ("suspend", "retry", "finish", "close", "giveback", "done", "rolls")
+#: Verbs that are steps with an undo.
+UNDOABLE = frozenset("uUV")
 #: A crash here lies between what Celery sends or stores and what is recorded of it.
-BETWEEN = frozenset(("stores", "closes", "unopened stores"))
+BETWEEN = frozenset(("stores", "closes", "rolls", "unopened stores"))
 Moves = Iterator[Move[World]]
 
 
@@ -42,14 +47,16 @@ class Actor:
     def _claim(self, me: Attempt, *, known_only: bool = False) -> Attempt:
         todo = requests.binding(
             me.token, me.run, "claim", f"{me.name}#{me.claims}", me.name.encode(),
-            retries=me.retries, message=f"{me.run}/{me.retries}".encode(), known_only=known_only,
+            retries=me.retries % REOPENED, message=f"{me.run}/{me.retries}".encode(), known_only=known_only,
+            reopened=me.retries // REOPENED,
         )  # fmt: skip
         return me._replace(phase="claim", todo=todo, replies=(), claims=me.claims + 1)
 
     def _reclaim(self, me: Attempt) -> Attempt:
         todo = requests.binding(
             me.token, me.run, "claim", f"{me.name}#{me.claims}", me.name.encode(),
-            retries=me.retries, message=b"", expect=int(me.fence), after=me.last,
+            retries=me.retries % REOPENED, message=b"", expect=int(me.fence), after=me.last,
+            reopened=me.retries // REOPENED,
         )  # fmt: skip
         return me._replace(phase="reclaim", todo=todo, replies=(), claims=me.claims + 1)
 
@@ -71,19 +78,48 @@ class Actor:
             return requests.borrower(me.token, me.run, "giveback", before, after, (record,))
         if what == "commit":
             return ask("commit", ((id, "step", f"{at}:{value(me)}".encode()),), record=True)
+        if what == "intend":
+            return ask("commit", ((id, "intent", f"{at}:{me.name}".encode()),), record=False)
+        if what == "undo":
+            done = self._undo_succeeds(me)
+            entry = f"{me.run}:{self._to_undo(me)}:{'done' if done else 'failed'}".encode()
+            return ask("commit", ((id, "undo", entry),), record=done)
         if what == "receive":
             taken = tuple(filter(None, me.taking[:1]))
             return ask("receive", ((id, "step", f"{at}:{value(me)}".encode()),), ended=(_await(me),), taken=taken)
         if what == "suspend":
-            return ask("suspend", ((id, "suspend", at.encode()),), **self._until(me))
+            about = f"{me.run}:-1:{me.resting}" if me.resting else at
+            return ask("suspend", ((id, "suspend", about.encode()),), **self._until(me))
         if what == "retry":
-            return ask("retry", id, at.encode(), requests.TTL_MS, me.retries + 1, f"{me.run}/{me.retries + 1}".encode())
+            retries, message = me.retries % REOPENED + 1, f"{me.run}/{me.retries + 1}".encode()
+            return ask("retry", id, at.encode(), requests.TTL_MS, retries, message)
         if what == "finish":
             return ask("finish", id, b"succeeded")
         outcome = what.partition(" ")[2]
         return ask("finish_and_settle", id, outcome.encode(), STATUS[outcome])
 
+    # -- undoing: what it knows of it ---------------------------------------------------------------------------------
+
+    def _undoable(self, me: Attempt) -> list[int]:
+        """Steps that this run has recorded and can undo, oldest first."""
+        own = (identity.split(":") for identity, _ in me.known)
+        body = self.scenario.bodies[me.run]
+        return sorted(int(at) for run, at in own if int(run) == me.run and body[int(at)] in UNDOABLE)
+
+    def _to_undo(self, me: Attempt) -> int | None:
+        return next((at for at in reversed(self._undoable(me)) if at not in me.undone), None)
+
+    def _undo_succeeds(self, me: Attempt) -> bool:
+        letter = self.scenario.bodies[me.run][self._to_undo(me) or 0]
+        return letter == "u" or (letter == "U" and me.undo_failures > 0)
+
     def _until(self, me: Attempt) -> dict[str, Any]:
+        if me.resting == "in_doubt" or (me.resting == "paused" and me.paused):
+            return {"delay": NEVER - requests.NOW, "status": me.resting}
+        if me.resting:
+            rolls = me.resting in ("replay", "undo")
+            delay = requests.TTL_MS if me.resting == "undo" else 0
+            return {"delay": delay, "status": "rolling_back" if rolls else "suspended"}
         letter = self.scenario.bodies[me.run][me.position]
         if letter == "z":
             return {"delay": requests.TTL_MS}

@@ -8,7 +8,7 @@ from simulation.actor import Moves
 from simulation.explorer import Kind, Move
 from simulation.rules import broken
 from simulation.waits import Waits
-from simulation.world import Attempt, World
+from simulation.world import NOBODY, Attempt, World
 
 
 class Attempts(Waits):
@@ -17,10 +17,42 @@ class Attempts(Waits):
     def moves(self, world: World) -> Moves:
         yield from self._deliveries(world)
         for me in dict.fromkeys(world.attempts):
-            if me.todo:
-                yield from self._network(world, me)
-            else:
-                yield from getattr(self, f"_{me.phase.replace(' ', '_')}")(world, me)
+            if not me.todo:
+                for move in self._acts(world, me):
+                    yield self._onward(move, me.name)
+                continue
+            named = self._named(world, me) if me.name == NOBODY else me
+            for move in self._network(world.swap(me, named), named):
+                yield self._onward(move, named.name)
+
+    def _named(self, world: World, me: Attempt) -> Attempt:
+        name = self.env.name(world)
+        todo = tuple(tuple(argument.replace(NOBODY, name) for argument in command) for command in me.todo)
+        return me._replace(name=name, todo=todo)
+
+    def _acts(self, world: World, me: Attempt) -> Moves:
+        """What it does by itself, until it sends the next request."""
+        acts: Moves = getattr(self, f"_{me.phase.replace(' ', '_')}")(world, me)
+        return acts
+
+    def _onward(self, move: Move[World], name: str) -> Move[World]:
+        """The move and all that follows from it without a choice, and without that anybody else could tell a difference."""
+        while not move.wrong:
+            those = (attempt for attempt in move.state.attempts if attempt.name == name)
+            me = next((attempt for attempt in those if not attempt.todo and self._is_by_itself(move.state, attempt)), None)
+            if me is None:
+                break
+            (then,) = self._acts(move.state, me)
+            move = Move(f"{move.label}; {then.label.partition(') ')[2]}", move.kind, then.state, then.wrong)
+        return move
+
+    def _is_by_itself(self, world: World, me: Attempt) -> bool:
+        body = self.scenario.bodies[me.run]
+        if me.phase == "unopened":
+            return body[me.position] not in "nm"
+        if me.phase != "body" or world.may("stall") or self.scenario.started:
+            return False
+        return self._letter(me) in "suUVo.zwWk"
 
     def _deliveries(self, world: World) -> Moves:
         if sum(not attempt.is_main for attempt in world.attempts) >= self.scenario.workers:
@@ -30,18 +62,15 @@ class Attempts(Waits):
             if origin == "later":
                 continue
             taken = world._replace(broker=world.broker - {message})
-            name = self.env.name(taken)
-            yield Move(f"{name} takes run {run}, retries {retries}, {origin}", Kind.STEP, self._begin(taken, name, *message))
+            takes = Move(f"a worker takes run {run}, retries {retries}, {origin}", Kind.STEP, self._begin(taken, *message))
+            yield self._onward(takes, NOBODY)
             if world.may("dup"):
                 twice = taken.spend("dup").send(run, retries, "again")
-                yield Move(
-                    f"{name} takes run {run}, retries {retries}, {origin}; it comes again",
-                    Kind.FAULT,
-                    self._begin(twice, name, *message),
-                )
+                takes = Move(f"{takes.label}; it comes again", Kind.FAULT, self._begin(twice, *message))
+                yield self._onward(takes, NOBODY)
 
-    def _begin(self, world: World, name: str, run: int, retries: int, origin: str) -> World:
-        me = Attempt(name, run, retries, origin, "unopened")
+    def _begin(self, world: World, run: int, retries: int, origin: str) -> World:
+        me = Attempt(NOBODY, run, retries, origin, "unopened")
         if self.scenario.bodies[run] == "b":
             return world.having(self._borrow(me))
         if origin != "first" or retries:
@@ -73,6 +102,8 @@ class Attempts(Waits):
         name = command[1] if command[0] == "EVALSHA" else command[0]
         wrong = (*wrong, *broken(self.env.redis.data(world.redis), self.env.redis.data(after.redis), me, command, reply))
         replies = (*me.replies, reply)
+        if name in ("claim", "borrow") and reply[0] not in ("OK", "FINISHED"):
+            rest, replies = [], (reply, ())  # nobody looks at the journal then
         label = f"{me.name} (run {me.run}) {name} -> {_short(reply)}"
         if wrong:
             yield Move(label, Kind.STEP, after, wrong)

@@ -8,6 +8,9 @@ from simulation import requests
 from simulation.actor import Moves, forgetting, value, without_taken
 from simulation.claims import Claims
 from simulation.explorer import Kind, Move
+from simulation.requests import REOPENED
+from simulation.standing import standing_steps
+from simulation.undoing import TRIES
 from simulation.world import Attempt, World
 
 
@@ -17,36 +20,83 @@ class Bodies(Claims):
     # -- verbs ------------------------------------------------------------------------------------------------------
 
     def _body(self, world: World, me: Attempt) -> Moves:
-        body = self.scenario.bodies[me.run]
-        position = me.position
-        done = {identity for identity, _ in me.known}
-        while position < len(body) and (
-            body[position] == "m" or (body[position] == "y" and me.retries) or f"{me.run}:{position}" in done
-        ):
-            position += 1
-        now = me._replace(position=position)
-        letter = body[position] if position < len(body) else "."
+        now = me._replace(position=self._position(me))
+        letter = self._letter(me)
         yield from getattr(self, f"_verb_{'end' if letter == '.' else letter}")(world.swap(me, now), now)
 
-    def _verb_s(self, world: World, me: Attempt) -> Moves:
-        if me.cancelled:
-            yield self._step(me, "sees that it is cancelled", world.swap(me, me._replace(phase="cancels")))
-        elif me.stalled:
-            yield self._step(me, "has not heard of Redis for long", world.swap(me, self._renew(me, "handler")))
-        else:
-            yield self._handler(world, me)
+    def _position(self, me: Attempt) -> int:
+        """Where its body is, behind all that it only replays."""
+        body, position = self.scenario.bodies[me.run], me.position
+        done = {identity for identity, _ in me.known}
+        while position < len(body) and (
+            body[position] == "m" or (body[position] == "y" and me.retries % REOPENED) or f"{me.run}:{position}" in done
+        ):
+            position += 1
+        return position
 
-    def _handler(self, world: World, me: Attempt) -> Move[World]:
+    def _letter(self, me: Attempt) -> str:
+        return (self.scenario.bodies[me.run] + ".")[self._position(me)]
+
+    def _verb_s(self, world: World, me: Attempt) -> Moves:
+        yield self._before_effect(world, me) or self._handler(world, me)
+
+    _verb_u = _verb_U = _verb_V = _verb_s
+
+    def _before_effect(self, world: World, me: Attempt) -> Move[World] | None:
+        """The last look before a handler is called. None: it is called."""
+        if me.rolling:
+            return self._step(me, "only undoes from here on", world.without(me))
+        if me.cancelled:
+            return self._step(me, "sees that it is cancelled", world.swap(me, me._replace(phase="cancels")))
+        if me.stalled:
+            return self._step(me, "has not heard of Redis for long", world.swap(me, self._renew(me, "handler")))
+        if me.paused:
+            return self._suspends(world, me._replace(resting="paused"), "sees that it is paused", me)
+        if me.handed:
+            return self._suspends(world, me._replace(resting="handover"), "hands over", me)
+        return None
+
+    def _verb_o(self, world: World, me: Attempt) -> Moves:
+        """At most once: an intent, then the handler."""
+        last = self._before_effect(world, me)
+        if last is None and f"{me.run}:{me.position}" in me.doubts:
+            last = self._suspends(world, me._replace(resting="in_doubt"), "is in doubt", me)
+        intending = me._replace(phase="intend")
+        yield last or self._step(me, "intends", world.swap(me, intending._replace(todo=self._command(intending, "intend"))))
+
+    def _after_intend(self, world: World, me: Attempt, replies: tuple[Any, ...]) -> Moves:
+        yield Move("", Kind.STEP, self._written(world, me, "intend", replies[0]))
+
+    def _call(self, world: World, me: Attempt) -> Moves:
+        identity = f"{me.run}:{me.position}"
+        move = self._handler(world, me._replace(pending=""), me)
+        wrong = (*move.wrong, *(("A1 a handler is called twice",) if identity in world.called else ()))
+        yield move._replace(state=move.state._replace(called=world.called | {identity}), wrong=wrong)
+
+    def _verb_t(self, world: World, me: Attempt) -> Moves:
+        """A line of the log, which a replay does not say again."""
+        if me.position <= me.told:
+            yield self._step(me, "has told that", world.swap(me, me._replace(position=me.position + 1)))
+            return
+        id = f"{me.fence}-{me.position + 1}"
+        todo = requests.binding(me.token, me.run, "tell", id, f"{me.position}.1", f"{me.run}:{me.position}".encode(), b"")
+        yield self._step(me, "tells", world.swap(me, me._replace(phase="tell", todo=todo, told=me.position)))
+
+    def _after_tell(self, world: World, me: Attempt, replies: tuple[Any, ...]) -> Moves:
+        """Whether it was written or not, the run goes on."""
+        yield Move("", Kind.STEP, world.swap(me, me._replace(phase="body", position=me.position + 1)))
+
+    def _handler(self, world: World, me: Attempt, was: Attempt | None = None) -> Move[World]:
         identity = f"{me.run}:{me.position}" if not self._borrows(me) else "0:0"
         wrong = []
-        recorded = {fields[1].rpartition(":")[0] for _, fields in self.env.journal(world) if fields[0] == "step"}
+        recorded = set(standing_steps(self.env.journal(world)))
         if not me.stalled and identity in recorded | (world.ever):
             wrong.append("P6 a handler runs again though its outcome is recorded")
         if world.runs[me.run].cancelled and not me.warned and not me.stalled:
             wrong.append("S5 a handler runs after a cancel")
         acting = me._replace(phase="commit", warned=False)
         acting = acting._replace(todo=self._command(acting, "commit"))
-        return self._step(me, f"runs the handler of {identity}", world.swap(me, acting), *wrong)
+        return self._step(me, f"runs the handler of {identity}", world.swap(was or me, acting), *wrong)
 
     def _verb_z(self, world: World, me: Attempt) -> Moves:
         if me.position in me.waited:
@@ -55,11 +105,11 @@ class Bodies(Claims):
             return
         yield self._suspends(world, me, "goes to sleep")
 
-    def _suspends(self, world: World, me: Attempt, label: str) -> Move[World]:
+    def _suspends(self, world: World, me: Attempt, label: str, was: Attempt | None = None) -> Move[World]:
         going = me._replace(phase="suspend", wrote_state=self.scenario.started)
         if self.scenario.started:
             world = world.run(me.run, shown="SUSPENDED", excused=world.runs[me.run].excused or me.stalled)
-        return self._step(me, label, world.swap(me, going._replace(todo=self._command(going, "suspend"))))
+        return self._step(me, label, world.swap(was or me, going._replace(todo=self._command(going, "suspend"))))
 
     def _verb_y(self, world: World, me: Attempt) -> Moves:
         """Raises: Celery decides between a retry and the end."""
@@ -139,6 +189,10 @@ class Bodies(Claims):
         if reply == 0:
             todo = requests.binding(me.token, me.run, "read", me.last)
             return world.swap(me, me._replace(phase="catch up", todo=todo, pending=what))
+        if what == "intend":
+            return world.swap(me, self._appended(me)._replace(phase="call", doubts=me.doubts | {f"{me.run}:{me.position}"}))
+        if what == "undo":
+            return self._tried_to_undo(world, me)
         if what in ("commit", "receive"):
             known = me.known | {(f"{me.run}:{me.position}", value(me))}
             return world.swap(me, self._appended(me)._replace(phase="body", known=known))
@@ -149,6 +203,15 @@ class Bodies(Claims):
         if reply == 2:  # another finished the run
             return self._replaced(world, me)
         return world.without(me)
+
+    def _tried_to_undo(self, world: World, me: Attempt) -> World:
+        if self._undo_succeeds(me):
+            undone = me.undone | {self._to_undo(me) or 0}
+            return world.swap(me, self._appended(me)._replace(phase="undoes", undone=undone, undo_failures=0))
+        failed = self._appended(me)._replace(phase="undoes", undo_failures=me.undo_failures + 1)
+        if failed.undo_failures < TRIES:
+            failed = self._sending(failed._replace(phase="suspend", resting="undo"), "suspend")
+        return world.swap(me, failed)
 
     def _appended(self, me: Attempt) -> Attempt:
         return without_taken(me)._replace(last=f"{me.fence}-{me.n + 1}", n=me.n + 1, pending="")
@@ -165,8 +228,8 @@ class Bodies(Claims):
             written = any(id == f"{me.fence}-{me.n + 1}" for id, _ in entries[1:])
             after = self._absorbed(me, entries[1:])
             if written:
-                stays = me.pending in ("commit", "receive")
-                after = without_taken(after)._replace(pending="" if stays else f"done {me.pending}")
+                stays = {"commit": "", "receive": "", "undo": "", "intend": "call"}
+                after = without_taken(after)._replace(pending=stays.get(me.pending, f"done {me.pending}"))
             again = self._borrow(after, "reclaim") if self._borrows(me) else self._reclaim(after)
             yield Move("", Kind.STEP, world.swap(me, again))
 
@@ -193,10 +256,13 @@ class Bodies(Claims):
         """The pending append under the new fence, unless it was there."""
         what = me.pending
         if not what:
-            return world.swap(me, me._replace(phase="borrowed" if self._borrows(me) else "body"))
+            phase = "borrowed" if self._borrows(me) else "undoes" if me.rolling else "body"
+            return world.swap(me, me._replace(phase=phase))
+        if what in ("rolls", "call"):
+            return world.swap(me, me._replace(phase="undoes" if what == "rolls" else "call", pending=""))
         if what.startswith("done"):
             return world.without(me)
-        if me.cancelled and what in ("suspend", "retry", "finish"):
+        if me.cancelled and not me.rolling and what in ("suspend", "retry", "finish"):
             return world.swap(me, me._replace(phase="cancels", pending=""))
         if what in ("handler", "raised"):
             return self._renewed(world, me)
@@ -226,7 +292,7 @@ class Bodies(Claims):
         if me.cancelled:
             return world.swap(me, me_now._replace(phase="cancels"))
         letter = self.scenario.bodies[me.run][me.position]
-        if letter in "yY" and not me.retries:
+        if letter in "yY" and not me.retries % REOPENED:
             going = me_now._replace(phase="retry", wrote_state=True)
             return world.run(me.run, shown="RETRY").swap(me, going._replace(todo=self._command(going, "retry")))
         return world.swap(me, me_now._replace(phase="fails"))

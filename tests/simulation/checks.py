@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 from celery_steps.engine.entries import NEVER
 from celery_steps.store.keys import FINAL, OPEN
 from simulation import requests
-from simulation.actor import READY, SHOWN
+from simulation.actor import READY, SHOWN, UNDOABLE
 from simulation.environment import Environment
 from simulation.redis_in_python import EXPIRING, Data
-from simulation.requests import DATA, DUE, EVENT, KEYS, WAITING
+from simulation.requests import DATA, DUE, EVENT, KEYS, REOPENED, WAITING
 from simulation.rules import CLAIMS, taken
+from simulation.standing import doubts, standing_steps
 from simulation.world import World
 
+_PAUSES = ("pause", "unpause")
+#: Entries that an attempt writes about its run.
+_OF_A_RUN = ("step", "finish", "suspend", "retry", "intent", "undo")
+#: With fewer crashes allowed, a run may end before its undos.
+_FEW = 8
 #: More than the bounds of any scenario allow.
 MOST_CLAIMS = 12
 
@@ -54,7 +61,17 @@ class Checks:
         if world.attempts or world.broker:
             return False
         statuses = ((run, self.env.of(world, run, "status")) for run in range(len(world.runs)))
-        return all(status is None or status in SHOWN or self._waits(world, run) for run, status in statuses)
+        return all(
+            status is None or status in SHOWN or self._waits(world, run) or self._waits_for_a_person(world, run, status)
+            for run, status in statuses
+        )
+
+    def _waits_for_a_person(self, world: World, run: int, status: str) -> bool:
+        """Paused or in doubt, and nobody has answered that yet."""
+        if status == "in_doubt":
+            return any(step.startswith(f"{run}:") for step in doubts(self.env.journal(world)))
+        asked = [kind for _, (kind, data, *_) in self.env.journal(world) if kind in _PAUSES and data == requests.field(run)]
+        return status == "paused" and asked[-1:] == ["pause"]
 
     def _waits(self, world: World, run: int) -> bool:
         """Whether only an event from outside can bring it on: what it awaits is not there."""
@@ -69,18 +86,47 @@ class Checks:
 
     def _of_journal(self, data: Data) -> Iterator[str]:
         entries = data.get(KEYS.journal, ((), ""))[0]
-        steps = Counter(fields[1].rpartition(":")[0] for _, fields in entries if fields[0] == "step")
-        if any(count > 1 for count in steps.values()):
+        if any(count > 1 for count in Counter(standing_steps(entries)).values()):
             yield "P1 a step is recorded twice"
         if sum(fields[0] in CLAIMS for _, fields in entries) > MOST_CLAIMS:
             yield "S10 claims without end"
         finished: set[str] = set()
         for _, fields in entries:
             run = fields[3] if fields[0] == "finish" else f"task/{fields[1].split(':')[0]}/0"
-            if fields[0] in ("step", "finish", "suspend", "retry") and run in finished and "b" not in self.scenario.bodies:
+            if fields[0] in _OF_A_RUN and run in finished and "b" not in self.scenario.bodies:
                 yield "P3 a finished run writes to its journal"
             if fields[0] == "finish":
                 finished.add(run)
+            elif fields[0] == "reopen":
+                finished.discard(fields[1].rpartition(" ")[2])
+        for run in range(len(self.scenario.bodies)):
+            yield from self._of_undos(entries, run)
+
+    def _of_undos(self, entries: Any, run: int) -> Iterator[str]:
+        """Each once, newest first, none left out, and only what stands."""
+        body, left, undone, given_up = self.scenario.bodies[run], [], [], False
+        if not UNDOABLE & set(body):
+            return
+        for _, (kind, data, *rest) in entries:
+            if kind == "step" and data.startswith(f"{run}:") and body[int(data.split(":")[1])] in UNDOABLE:
+                left.append(int(data.split(":")[1]))
+            elif kind == "undo" and data.startswith(f"{run}:"):
+                at, how = int(data.split(":")[1]), data.split(":")[2]
+                if at in undone:
+                    yield "R1 an undo is recorded twice"
+                elif not left or left[-1] != at:
+                    yield "R2 an undo is recorded out of its turn"
+                elif how == "done":
+                    undone.append(left.pop())
+                given_up = how != "done"
+            elif kind == "reopen" and data.endswith(requests.field(run)):
+                again = [int(at) for at in data.split(" ")[0].partition("=")[2].split(",") if at]
+                left, undone, given_up = [at for at in left if at not in again], [at for at in undone if at not in again], False
+            elif kind == "finish" and rest[-1] == requests.field(run):
+                if data in ("failed", "cancelled") and left and not given_up and self.scenario.max_crashes > _FEW:
+                    yield "R3 a run ends with something that it has not undone"
+                if data == "succeeded" and undone:
+                    yield "R4 a run succeeds that has undone something"
 
     def _of_redis(self, data: Data) -> Iterator[str]:
         yield from self._of_journal(data)
@@ -97,6 +143,7 @@ class Checks:
         if int(fields.get("open", 0)) != open_runs:
             yield "L3 the count of open runs is wrong"
         yield from self._of_waits(data, fields)
+        yield from self._of_log(data)
         keys = {key for key in KEYS.all if key in data}
         expiring = data.get(EXPIRING, frozenset())
         if open_runs and expiring:
@@ -140,7 +187,8 @@ class Checks:
             yield "L2 a run is held that owns the namespace or has an outcome"
         if waits_behind and ticket:
             yield "L2 a run behind the head of held has a ticket"
-        if data.get(KEYS.messages, {}).get(name) != f"{run}/{fields.get(f'{name}:retries', '0')}":
+        newest = int(fields.get(f"{name}:retries", 0)) + REOPENED * int(fields.get(f"{name}:reopened", 0))
+        if data.get(KEYS.messages, {}).get(name) != f"{run}/{newest}":
             yield "S4 the stored message is not the newest"
         if not settled and not ticket and not waits_behind:
             yield "L1 an open run has no ticket"
@@ -162,6 +210,9 @@ class Checks:
             settled = self.env.of(world, number, "settled")
             if settled == "succeeded" and run.cancelled:
                 yield "S5 a cancelled run succeeds"
+            recorded = self._recorded(world, number)
+            if settled == "failed" and recorded == "succeeded" and "unsent" not in self.scenario.faults:
+                yield "O4 a run that has succeeded is settled as failed"
             if settled is None or self._ignores(number):
                 continue
             if settled == "succeeded" and not run.callbacks:
@@ -171,6 +222,20 @@ class Checks:
                 yield f"S2 {run.shown or 'nothing'} is shown of a run that {settled}"
             if settled == "failed" and self._is_healthy(number):
                 yield "S9 a healthy run failed"
+
+    def _of_log(self, data: Data) -> Iterator[str]:
+        """What the body tells is written once, and all of it where the run succeeds."""
+        lines = [fields[1] for _, fields in data.get(KEYS.log, ((), ""))[0]]
+        if len(set(lines)) < len(lines):
+            yield "T1 a line of the log is written twice"
+        for run, body in enumerate(self.scenario.bodies):
+            succeeded = data.get(KEYS.run, {}).get(f"{requests.field(run)}:status") == "succeeded"
+            if succeeded and any(letter == "t" and f"{run}:{at}" not in lines for at, letter in enumerate(body)):
+                yield "T2 a line of the log is lost"
+
+    def _recorded(self, world: World, run: int) -> str:
+        ends = (fields for _, fields in self.env.journal(world) if fields[0] == "finish" and fields[-1] == requests.field(run))
+        return next((fields[1] for fields in reversed(tuple(ends))), "")
 
     def _ignores(self, run: int) -> bool:
         return "i" in self.scenario.bodies[run]

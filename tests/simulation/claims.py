@@ -9,7 +9,8 @@ from simulation.actor import Moves, forgetting, is_executing
 from simulation.endings import Endings
 from simulation.explorer import Kind, Move
 from simulation.requests import FUTURE
-from simulation.world import Attempt, World
+from simulation.standing import STANDING, absorbed
+from simulation.world import NOBODY, Attempt, World
 
 
 class Claims(Endings):
@@ -29,11 +30,15 @@ class Claims(Endings):
         elif verdict == "FINISHED":
             yield Move("", Kind.STEP, self._finished(world, me, reply[1], entries))
         elif verdict == "SETTLING":
-            yield Move("", Kind.STEP, world.swap(me, forgetting(me, "waits")))
+            forgotten = self._unnamed(world.without(me), forgetting(me, "waits"))
+            yield Move("", Kind.STEP, world.swap(me, forgotten))
         elif verdict == "SETTLED":
             yield Move(", puts the state back", Kind.STEP, self._restored(world.without(me), me.run))
         else:
             yield Move("", Kind.STEP, world.without(me))
+
+    def _unnamed(self, world: World, me: Attempt) -> Attempt:
+        return me if me.name in self.env.used(world) else me._replace(name=NOBODY, claims=0)
 
     def _waits(self, world: World, me: Attempt) -> Moves:
         """For whoever settles the run."""
@@ -53,10 +58,12 @@ class Claims(Endings):
         wrong = []
         if any(a != me and is_executing(a) for a in world.attempts):
             wrong.append("S1 two owners")
-        if not me.is_main and me.retries < int(self.env.of(world, me.run, "retries") or 0):
+        if not me.is_main and me.retries < self.env.retries(world, me.run):
             wrong.append("S4 a stale message runs the body")
         crashes = int(reply[4]) if len(reply) > 4 else 0
         me_now = self._absorbed(me, entries)._replace(fence=fence, uid=uid, n=0, crashes=crashes)
+        if len(reply) > 6 and not me.fence:
+            me_now = me_now._replace(told=int(reply[6].partition(".")[0] or -1) if reply[6] else -1)
         first = not me.fence
         world = world.swap(me, me_now)
         if first and not self._borrows(me):
@@ -65,6 +72,8 @@ class Claims(Endings):
 
     def _act(self, world: World, me: Attempt) -> World:
         """A run that has been claimed: does it go on?"""
+        if me.rolling:  # its body is replayed to where the records end
+            return world.swap(me, me._replace(phase="undoes", position=len(self.scenario.bodies[me.run])))
         if me.cancelled or me.verdict or me.crashes >= self.scenario.max_crashes:
             phase = "cancels" if me.cancelled else "fails"
             return world.swap(me, me._replace(phase=phase))
@@ -75,11 +84,16 @@ class Claims(Endings):
 
     def _absorbed(self, me: Attempt, entries: Any) -> Attempt:
         known, waited = set(me.known), set(me.waited)
-        cancelled, verdict = me.cancelled, me.verdict
+        cancelled, verdict, mine = me.cancelled, me.verdict, requests.field(me.run)
         for _, (kind, data, *_) in entries:
-            if kind == "step":
+            if kind in STANDING:
+                me = absorbed(me._replace(known=frozenset(known)), kind, data, mine)
+                known = set(me.known)
+                cancelled, verdict = (False, False) if kind == "reopen" and data.endswith(mine) else (cancelled, verdict)
+            elif kind == "step":
                 identity, _, value = data.rpartition(":")
                 known.add((identity, value))
+                me = me._replace(known=frozenset(known), doubts=me.doubts - {identity})
             elif kind == "suspend" and data.startswith(f"{me.run}:"):
                 waited.add(int(data.split(":")[1]))
             elif kind == "cancel" and data.endswith(requests.field(me.run)):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from simulation import requests
-from simulation.actor import READY, SHOWN, STATUS, Actor, Moves, forgetting
+from simulation.actor import READY, SHOWN, STATUS, Moves, forgetting
 from simulation.explorer import Kind, Move
+from simulation.undoing import Undoing
 from simulation.world import Attempt, World
 
 
-class Endings(Actor):
+class Endings(Undoing):
     """From the recorded outcome to the acknowledged message."""
 
     def _finished(self, world: World, me: Attempt, entry_id: str, entries: Any) -> World:
@@ -54,7 +55,7 @@ class Endings(Actor):
         stalled = run.excused or me.stalled
         stored = world.run(me.run, shown="FAILURE", counted=run.counted + 1, callbacks=run.callbacks + 1, excused=stalled)
         wrote = me._replace(wrote_state=True)
-        after = self._closing(wrote, "failed", "failed") if me.fence else self._settling(wrote, "failed")
+        after = self._ends(wrote, "failed") if me.fence else self._settling(wrote, "failed")
         yield self._step(me, "is stored as FAILURE", stored.swap(me, after))
 
     def _cancels(self, world: World, me: Attempt) -> Moves:
@@ -62,7 +63,7 @@ class Endings(Actor):
         if run.shown != "REVOKED":
             world = world.run(me.run, shown="REVOKED", counted=run.counted + 1)
         wrote = me._replace(wrote_state=True)
-        yield self._step(me, "is stored as REVOKED", world.swap(me, self._closing(wrote, "cancelled", "cancelled")))
+        yield self._step(me, "is stored as REVOKED", world.swap(me, self._ends(wrote, "cancelled")))
 
     def _lost(self, world: World, me: Attempt) -> World:
         if (

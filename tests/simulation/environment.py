@@ -6,12 +6,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from celery_steps.engine.entries import NEVER
-from simulation import events, requests
+from simulation import asked, events, requests
 from simulation.explorer import Kind, Move
 from simulation.redis_in_python import EXPIRING, Command, Data, Redis, ScriptError
 from simulation.requests import DUE, FAR, FUTURE, KEYS, NOW
-from simulation.rules import sent, woken
+from simulation.rules import sent
+from simulation.standing import standing_steps
 from simulation.world import FAULTS, Run, Scenario, World
+
+#: Requests that compare an instant with the time, and the phase that waits for one.
+_CLOCKED = frozenset(("claim", "borrow", "abandon", "settle", "waits"))
+_AHEAD = frozenset((str(FUTURE), str(FAR)))
 
 
 def normalise(data: Data) -> None:
@@ -71,6 +76,10 @@ class Environment:
     def of(self, world: World, run: int, name: str) -> str | None:
         return self.fields(world).get(f"{requests.field(run)}:{name}")
 
+    def retries(self, world: World, run: int) -> int:
+        """What its newest message counts."""
+        return int(self.of(world, run, "retries") or 0) + requests.REOPENED * int(self.of(world, run, "reopened") or 0)
+
     def journal(self, world: World) -> tuple[tuple[str, tuple[str, ...]], ...]:
         entries: tuple[tuple[str, tuple[str, ...]], ...] = self.redis.data(world.redis).get(KEYS.journal, ((), ""))[0]
         return entries
@@ -94,13 +103,18 @@ class Environment:
 
     def name(self, world: World) -> str:
         """A name for a new process, of which neither Redis nor anybody alive has heard."""
+        used = self.used(world)
+        return next(name for name in "abcdefghijklmnop" if name not in used)
+
+    def used(self, world: World) -> set[str]:
+        """Names that anybody may have heard of."""
         used = {attempt.name for attempt in world.attempts} | {attempt.process[:1] for attempt in world.attempts}
         used |= {argument[0] for command in world.late for argument in command if argument[1:2] in ("/", "#")}
         for state in (world.redis, world.replica):
             fields = self.redis.data(state).get(KEYS.run, {}) if state >= 0 else {}
             tokens = (value for name, value in fields.items() if name.endswith(("owner", "nonce", ":settler", "tip")))
             used |= {token.rpartition(" ")[2][:1] for token in tokens}
-        return next(name for name in "abcdefghijklmnop" if name not in used)
+        return used
 
     def alive(self, world: World, token: str | None) -> bool:
         return any(attempt.token == token and not attempt.stalled for attempt in world.attempts)
@@ -112,9 +126,12 @@ class Environment:
         state, reply = self.redis.call(world.redis, command)
         wrong = (f"S0 {command[1]}: {reply}",) if isinstance(reply, ScriptError) else ()
         wrong = (*wrong, *sent(self.redis.data(world.redis), self.redis.data(state), command))
+        if command[1] == "reopen" and state != world.redis:
+            run = next(run for run in range(len(world.runs)) if requests.field(run) == requests.arguments(command)[2])
+            world = world.run(run, cancelled=False, callbacks=0, counted=0)
         world = world._replace(redis=state)
         if self.scenario.loses_the_journal:
-            steps = {entry[1][1].rpartition(":")[0] for entry in self.journal(world) if entry[1][0] == "step"}
+            steps = set(standing_steps(self.journal(world)))
             world = world._replace(ever=world.ever | steps)
         return world, reply, wrong
 
@@ -128,9 +145,8 @@ class Environment:
                 yield from events.arrives(self, now, command)
             else:
                 after, _, wrong = self.apply(now, command)
-                yield Move(f"late {command[1]} of {requests.arguments(command)[3]} arrives", Kind.FAULT, after, wrong)
-        if world.may("cancel"):
-            yield from self._cancels(world)
+                yield Move(f"late {command[1]} of {' '.join(requests.arguments(command)[3:4])} arrives", Kind.FAULT, after, wrong)
+        yield from asked.moves(self, world)
         yield from events.moves(self, world)
         yield from self._losses(world)
 
@@ -146,14 +162,22 @@ class Environment:
             yield Move(f"the broker loses {message}", Kind.FAULT, lost._replace(broker=lost.broker - {message}))
 
     def _sweeper(self, world: World) -> Iterator[Move[World]]:
+        """SWEEP of what is due, and of each ticket that time makes due: nobody else looks at that."""
         tickets = self.redis.data(world.redis).get(DUE, {})
-        if not any(at <= NOW for at in tickets.values()):
-            return
+        if any(at <= NOW for at in tickets.values()):
+            yield from self._sweeps(world, "SWEEP", Kind.STEP)
+        fields = self.fields(world)
+        for run in range(len(world.runs)):
+            at = tickets.get(requests.member(run), 0)
+            if NOW < at < NEVER and not self._renewed(world, fields, run):
+                yield from self._sweeps(self.due(world, run), f"time: ticket of {run} due, SWEEP", Kind.TIME)
+
+    def _sweeps(self, world: World, label: str, kind: Kind) -> Iterator[Move[World]]:
         after, reply, wrong = self.apply(world, requests.sweep()[0])
         if KEYS.run not in self.redis.data(world.redis) and set(self.redis.data(after.redis)) & {DUE, KEYS.run}:
             wrong = (*wrong, "L2 the ticket of a namespace that is gone stays")
         if world.may("loss"):
-            yield Move("SWEEP, and the sweeper dies", Kind.FAULT, after.spend("loss"), wrong)
+            yield Move(f"{label}, and the sweeper dies", Kind.FAULT, after.spend("loss"), wrong)
         messages = self.redis.data(after.redis).get(KEYS.messages, {})
         for taken in () if wrong else reply[1:]:
             run = next(run for run in range(len(world.runs)) if requests.member(run) == taken)
@@ -162,26 +186,32 @@ class Environment:
                 after = after.send(run, int(message.split("/")[1]), "ticket")
             elif not self.scenario.loses:
                 wrong = (*wrong, "S8 a ticket without a message")
-        yield Move("SWEEP and publish", Kind.STEP, after, wrong)
+        yield Move(f"{label} and publish", kind, after, wrong)
 
     def _time(self, world: World) -> Iterator[Move[World]]:
+        """An instant is over: offered when somebody is about to look at it, as no one else could tell the difference."""
         fields = self.fields(world)
-        ahead = [name for name, value in fields.items() if value in (str(FUTURE), str(FAR))]
+        asking = {_asks(command) for command in world.late} | {
+            _asks(a.todo[0]) if a.todo else (a.phase, requests.field(a.run)) for a in world.attempts
+        }
+        claims, names = {run for what, run in asking if what in ("claim", "waits")}, {what for what, _ in asking}
+        if names.isdisjoint(_CLOCKED):
+            return
         owner = fields.get("owner")
-        for name in ahead:
+        for name, value in fields.items():
+            if value not in _AHEAD:
+                continue
             run_name = name.rpartition(":")[0]
             if name == "lease":
                 if owner and fields["lease"] == str(FUTURE) and not self.alive(world, owner):
                     yield Move("time: the owner's lease is over", Kind.TIME, self.set_fields(world, lease="0"))
+            elif run_name not in claims and run_name:
+                continue
             elif name.endswith(":settling"):
                 if fields[name] == str(FUTURE) and not self.alive(world, fields.get(f"{run_name}:settler")):
                     yield Move(f"time: settling lease of {run_name} over", Kind.TIME, self._unsettled(world, run_name))
             else:
                 yield Move(f"time: {name} over", Kind.TIME, self.set_fields(world, **{name: "0"}))
-        for run in range(len(world.runs)):
-            at = self.redis.data(world.redis).get(DUE, {}).get(requests.member(run), 0)
-            if NOW < at < NEVER and not self._renewed(world, fields, run):
-                yield Move(f"time: ticket of {run} due", Kind.TIME, self.due(world, run))
 
     def _unsettled(self, world: World, run_name: str) -> World:
         """A settling lease is over. If its holder only stands still, callbacks may be sent again."""
@@ -197,20 +227,6 @@ class Environment:
             return True
         settling = f"{name}:settled" not in fields and fields.get(f"{name}:settling", "0") != "0"
         return settling and self.alive(world, fields.get(f"{name}:settler"))
-
-    def _cancels(self, world: World) -> Iterator[Move[World]]:
-        for run in range(len(world.runs)):
-            nonce = f"cancel{sum(world.budget)}"
-            (command,) = requests.store(run, "control", what="cancel", nonce=nonce, entry=requests.field(run).encode())
-            after, reply, wrong = self.apply(world.spend("cancel"), command)
-            if wrong or reply[0] == "OK":
-                wrong = (*wrong, *woken(self.redis.data(after.redis), run))
-                if self.of(world, run, "status") is None:
-                    wrong = (*wrong, "S8 a run that nobody knows is cancelled")
-                yield Move(f"CONTROL cancel {run}", Kind.FAULT, told(after, run), wrong)
-                if world.may("late"):
-                    twice = told(after.spend("late")._replace(late=after.late | {command}), run)
-                    yield Move(f"CONTROL cancel {run}, sent twice", Kind.FAULT, twice, wrong)
 
     def _losses(self, world: World) -> Iterator[Move[World]]:
         data = self.redis.data(world.redis)
@@ -239,6 +255,11 @@ class Environment:
             yield Move("the clock steps back", Kind.FAULT, back)
 
 
+def _asks(command: Command) -> tuple[str, str]:
+    """A request, and the run that it is about."""
+    return command[1], requests.arguments(command)[2] if command[0] == "EVALSHA" else ""
+
+
 def _unleased(world: World) -> World:
     """No lease that anybody has counts any more: bodies may run side by side, and callbacks be sent again."""
     stalled = tuple(sorted(attempt._replace(stalled=True) for attempt in world.attempts))
@@ -251,11 +272,3 @@ def _step_back(data: Data) -> None:
         data[KEYS.run] = {name: str(FAR) if value == str(FUTURE) else value for name, value in data[KEYS.run].items()}
     if DUE in data:
         data[DUE] = {name: float(FAR) if at == FUTURE else at for name, at in data[DUE].items()}
-
-
-def told(world: World, run: int) -> World:
-    """Somebody was told that the run is cancelled: what executes now may end the handler that it is in or about to start."""
-    attempts = tuple(
-        sorted(a._replace(warned=True) if a.run == run and not a.is_main and not a.cancelled else a for a in world.attempts)
-    )
-    return world.run(run, cancelled=True)._replace(attempts=attempts)

@@ -7,22 +7,23 @@ from typing import Any
 
 from simulation import requests
 from simulation.actor import BETWEEN, Moves, is_executing
-from simulation.attempts import Attempts
-from simulation.environment import told
+from simulation.asked import told
 from simulation.explorer import Kind, Move
+from simulation.reopening import Reopenings
 from simulation.requests import DUE, FUTURE, NOW
-from simulation.world import FAULTS, Attempt, World
+from simulation.world import FAULTS, NOBODY, Attempt, World
 
 #: What a fault makes the main process say of its child.
 VERDICTS = {"kill": "lost", "limit": "failed", "revoke": "cancelled"}
 _SHOWN = {"failed": "FAILURE", "cancelled": "REVOKED"}
 
 
-class Faults(Attempts):
+class Faults(Reopenings):
     """Attempts, and what may go wrong with them."""
 
     def moves(self, world: World) -> Moves:
         yield from super().moves(world)
+        yield from self._reopens(world)
         for me in dict.fromkeys(world.attempts):
             if world.may("crash"):
                 yield self._crash(world, me)
@@ -45,7 +46,10 @@ class Faults(Attempts):
         return world.run(me.run, excused=True) if between else world
 
     def _crash(self, world: World, me: Attempt) -> Move[World]:
-        again = self._dead(world, me, "crash").send(me.run, me.retries, "again")
+        again = self._dead(world, me, "crash")
+        if me.what == "reopen":
+            again = again.run(me.run, excused=again.runs[me.run].excused or me.wrote_state)
+        again = again if me.what == "reopen" else again.send(me.run, me.retries, "again")
         return Move(f"{me.name} (run {me.run}) crashes in {me.phase!r}", Kind.FAULT, again)
 
     def _shutdown(self, world: World, me: Attempt) -> Move[World]:
@@ -75,11 +79,11 @@ class Faults(Attempts):
 
     def _killed(self, world: World, me: Attempt, fault: str, what: str) -> Move[World]:
         dead = self._dead(world, me, fault)
-        name = self.env.name(dead.having(me))
-        main = Attempt(name, me.run, me.retries, me.origin, "verdict", process=f"{me.name}/", what=what)
-        entry = f"{name} {requests.field(me.run)}".encode()
+        process = "nobody/" if me.name == NOBODY else f"{me.name}/"
+        main = Attempt(NOBODY, me.run, me.retries, me.origin, "verdict", process=process, what=what)
+        entry = f"{main.name} {requests.field(me.run)}".encode()
         todo = requests.store(
-            me.run, "verdict", process=main.process, what=what, nonce=f"{name}#0", entry=entry, token=main.token
+            me.run, "verdict", process=process, what=what, nonce=f"{main.name}#0", entry=entry, token=main.token
         )
         if what == "cancelled":
             dead = told(dead, me.run)._replace(runs=dead.runs)

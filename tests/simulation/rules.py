@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from celery_steps.engine.entries import NEVER
+from celery_steps.store.keys import FINAL
 from simulation import requests
 from simulation.redis_in_python import Command, Data
 from simulation.requests import DUE, FUTURE, KEYS, NOW, WAITING
@@ -39,9 +40,17 @@ def broken(before: Data, after: Data, me: Attempt, command: Command, reply: Any)
         yield f"L5 {script} leaves the namespace owned"
     if accepted and script == "abandon" and new.get("owner") and new.get("owner_run") == name:
         yield "L5 abandon leaves the namespace owned"
-    if accepted and script in ("suspend", "retry") and old != new and new.get(f"{name}:wake") not in (str(FUTURE), str(NEVER)):
+    leaves = script == "suspend" and requests.arguments(command)[6] == "0"
+    if (
+        accepted
+        and script in ("suspend", "retry")
+        and old != new
+        and not leaves
+        and new.get(f"{name}:wake") not in (str(FUTURE), str(NEVER))
+    ):
         yield "S7 what waits has no time to wake at"
     recorded = (accepted and script == "retry") or (reply == 1 and script in ("commit", "receive") and bool(entries))
+    recorded = recorded and entries[-1][1][0] != "intent" and not entries[-1][1][1].endswith(":failed")
     if recorded and new.get(f"{name}:crashes", "0") != "0":
         yield "S9 a crash before a new record still counts"
     if script == "renew" and reply != "0" and new.get("owner_run") == name and _due(after, name) <= NOW:
@@ -64,7 +73,10 @@ def sent(before: Data, after: Data, command: Command) -> Iterator[str]:
     if script in _LEAVES and old.get("owner") != arguments[_TOKEN]:
         yield f"P2 {script} of one that does not own the namespace"
     owned = script in ("claim", "borrow") and old.get("owner") == arguments[_TOKEN] and old.get("nonce") == arguments[_NONCE]
-    if owned or (script == "control" and old.get(f"{arguments[_RUN]}:control") == arguments[_NONCE]):
+    if owned or (
+        script in ("control", "reopen")
+        and old.get(f"{arguments[_RUN]}:control") == arguments[_NONCE if script == "control" else _TOKEN]
+    ):
         yield "L5 a request that is sent again is applied again"
 
 
@@ -122,13 +134,62 @@ def _judged(old: dict[str, str], new: dict[str, str], after: Data, me: Attempt, 
         yield "S8 the message of a run that nobody knows is dropped"
 
 
-def woken(after: Data, run: int) -> Iterator[str]:
-    """What a control entry must have done to a run that waits."""
-    fields = after.get(KEYS.run, {})
-    name = requests.field(run)
-    waits = fields.get(f"{name}:status") in ("suspended", "retrying")
-    if waits and (fields.get(f"{name}:wake") != "0" or after[DUE][requests.member(run)] > NOW):
+#: In which statuses what may be asked.
+_OPEN = {"running", "held", "suspended", "retrying", "paused", "in_doubt"}
+_MAY = {
+    "cancel": _OPEN,
+    "pause": _OPEN,
+    "unpause": {"paused", "running", "held"},
+    "resolve": {"in_doubt"},
+}
+_WAIT = ("suspended", "retrying", "paused", "in_doubt")
+
+
+def asked(before: Data, after: Data, run: int, what: str, reply: Any, process: str = "") -> Iterator[str]:
+    """What a request from outside must have done, or must not."""
+    name, old, new = requests.field(run), before.get(KEYS.run, {}), after.get(KEYS.run, {})
+    was, now = old.get(f"{name}:status", ""), new.get(f"{name}:status", "")
+    pausing = f"{name}:paused" in old
+    owns = bool(process) and old.get("owner", "").startswith(process) and old.get("owner_run") == name
+    allowed = owns if process else was in _MAY[what] or (what == "unpause" and pausing and was not in FINAL)
+    if (reply[0] == "OK" and f"{name}:outcome" in old) or (
+        reply[0] in ("OK", "REFUSED") and was and (reply[0] == "OK") != (allowed and f"{name}:outcome" not in old)
+    ):
+        yield f"C1 {what} of a run that is {was} is {reply[0]}"
+    if reply[0] != "OK":
+        if before != after:
+            yield f"C2 {what} is refused and changes something"
+        return
+    times = [(fields.get(f"{name}:wake"), _due(data, name)) for fields, data in ((old, before), (new, after))]
+    wakes = was in _WAIT and (what in ("cancel", "resolve") or (what == "unpause" and was == "paused"))
+    if wakes and times[1] != ("0", 0.0):
         yield "L5 a control entry does not wake the run"
+    if what == "pause" and was in ("suspended", "retrying"):
+        if now != "paused" or times[1] != (str(NEVER), NEVER):
+            yield "C3 a run that waits is paused, and its ticket is not put off"
+    elif not wakes and times[0] != times[1]:
+        yield f"C3 {what} moves the ticket of a run that it does not wake"
+    if what in ("pause", "unpause") and (f"{name}:paused" in new) != (what == "pause"):
+        yield "C4 nobody can tell whether the run is paused"
+    if wakes and now == "paused":
+        yield "C4 a run that is woken is paused"
+    if _entries(after)[-1][1][0] != what:
+        yield f"C5 {what} leaves no entry"
+
+
+def reopened(before: Data, after: Data, run: int) -> Iterator[str]:
+    """What a reopening must have done."""
+    name, old, new = requests.field(run), before.get(KEYS.run, {}), after.get(KEYS.run, {})
+    if old.get(f"{name}:settled") not in ("failed", "cancelled"):
+        yield "O1 a run is reopened that has not failed and is not cancelled"
+    if name not in before.get(KEYS.messages, {}):
+        yield "O1 a run is reopened that nobody can deliver"
+    if any(f"{name}:{field}" in new for field in ("outcome", "settler", "settling", "settled", "rolling")):
+        yield "O2 a reopened run has an end"
+    if (new.get(f"{name}:wake"), _due(after, name)) != ("0", 0.0):
+        yield "O3 a reopened run is not due"
+    if new.get(f"{name}:crashes") != "0":
+        yield "O3 a reopened run begins with crashes"
 
 
 def taken(entries: Any) -> Iterator[str]:
@@ -170,13 +231,16 @@ def _claimed(old: dict[str, str], new: dict[str, str], me: Attempt, kind: str) -
 
 def _appended(before: Data, after: Data, me: Attempt, kind: str) -> Iterator[str]:
     """Who writes is the last claimant, and knows what is in the journal."""
-    if kind in CLAIMS:
+    if kind in CLAIMS or me.what == "reopen":
         return
     # A cancel of the main process names it, and is a claim; another cancel is not.
     claims = [data.split()[0] for _, (kind, data, *_) in _entries(after) if kind in CLAIMS and (kind != "cancel" or " " in data)]
     if claims and claims[-1] != me.name:
         yield "P2 a stale owner's entry is accepted"
     steps = {tuple(data.rpartition(":")[::2]) for _, (kind, data, *_) in _entries(before) if kind == "step"}
+    steps |= {
+        (data.split(" ")[0].rpartition(":")[0], "resolved") for _, (kind, data, *_) in _entries(before) if kind == "resolve"
+    }
     if not me.known <= steps:
         yield "P5 an entry is accepted though what it builds on is not in the journal"
 

@@ -52,7 +52,7 @@ def test_with_every_rule_in_place_nothing_is_missed(scenario: Scenario) -> None:
 def test_a_borrower_whose_namespace_was_claimed_meanwhile_records_nothing_twice() -> None:
     simulation = Simulation(bounds("s+z+b", cancel=1, stall=1))
     before_it_borrows_again = simulation.follow(
-        "takes run 1", "first verb", "claim", "XRANGE", "goes to sleep", "suspend",
+        "takes run 1", "claim", "XRANGE", "goes to sleep", "suspend",
         "takes run 2", "borrow", "XRANGE", "runs the handler of 0:0", "takes run 0",
         "CONTROL cancel 1", "(run 2) stalls", "(run 2) giveback", "(run 2) XRANGE",
     )  # fmt: skip

@@ -15,13 +15,9 @@ class Waits(Bodies):
     """As `engine/waiting.py`: before each look at the inbox, whether the run goes on at all."""
 
     def _verb_w(self, world: World, me: Attempt) -> Moves:
-        if me.cancelled:
-            yield self._step(me, "sees that it is cancelled", world.swap(me, me._replace(phase="cancels")))
-        elif me.stalled:
-            yield self._step(me, "has not heard of Redis for long", world.swap(me, self._renew(me, "handler")))
-        else:
-            todo = requests.binding(me.token, me.run, "inbox", me.seen)
-            yield self._step(me, "looks for an event", world.swap(me, me._replace(phase="inbox", todo=todo)))
+        todo = requests.binding(me.token, me.run, "inbox", me.seen)
+        looking = me._replace(phase="inbox", todo=todo)
+        yield self._before_effect(world, me) or self._step(me, "looks for an event", world.swap(me, looking))
 
     _verb_W = _verb_w
 

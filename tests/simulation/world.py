@@ -19,6 +19,11 @@ FAULTS = (
     "child",  # of a run has ended
     "broadcast",  # an event comes for one of those who wait for it
     "cancel",  # somebody asks for it
+    "pause",  # the same
+    "unpause",  # the same
+    "resolve",  # somebody says what became of a step in doubt, or has it run again
+    "handover",  # the worker shuts down, and waits for the end of what it executes
+    "reopen",  # somebody lets a failed or cancelled run begin again
     "revoke",  # the same while the task is executing, with terminate
     "kill",  # a child dies, and the main process sees it
     "limit",  # the hard time limit
@@ -33,6 +38,10 @@ FAULTS = (
 #: Keys of a namespace, of which a wipe takes some.
 EVERYTHING = ("journal", "run", "messages", "held")
 _INDEX = {name: i for i, name in enumerate(FAULTS)}
+
+
+#: Who has not sent anything yet: which of them does so first makes no difference.
+NOBODY = "?"
 
 
 class Attempt(NamedTuple):
@@ -56,6 +65,14 @@ class Attempt(NamedTuple):
     seen: str = "0"  # how far it has read
     taking: tuple[str, ...] = ()  # the event in the append that is under way, and its id
     cancelled: bool = False
+    paused: bool = False
+    handed: bool = False  # over, to whoever claims next
+    rolling: str = ""  # how the run ends, once it has undone what it did
+    doubts: frozenset[str] = frozenset()  # steps that were begun at most once and have no outcome
+    undone: frozenset[int] = frozenset()
+    undo_failures: int = 0
+    resting: str = ""  # why it suspends, where no verb waits
+    told: int = -1  # the last word of the body that is written
     verdict: bool = False
     crashes: int = 0
     position: int = 0
@@ -96,6 +113,7 @@ class World(NamedTuple):
     replica: int = -1
     ever: frozenset[str] = frozenset()  # steps once recorded, where the journal may be wiped
     accepted: frozenset[str] = frozenset()  # ids of events
+    called: frozenset[str] = frozenset()  # handlers that may be called once, and were
 
     def may(self, fault: str) -> bool:
         return self.budget[_INDEX[fault]] > 0
@@ -130,7 +148,8 @@ class Scenario:
 
     A body is a word: s step, z sleep, y raises and is retried once, Y raises always (one retry), x raises what is final,
     f does so or not, i Ignore, q Reject(requeue) or not, m raises before its first verb on the first try, k kills its
-    process, n returns without a verb, w waits for an event, W until a
+    process, n returns without a verb, o step at most once, u step with an undo, U one whose undo fails or not, V one whose undo
+    fails always, t tells a line of its log, w waits for an event, W until a
     deadline, b borrows the namespace for run 0's first step.
     """
 

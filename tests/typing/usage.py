@@ -8,6 +8,7 @@ from typing_extensions import assert_type
 
 from celery_steps import DurableTask, current_step, step
 from celery_steps.engine.parallel import Future
+from celery_steps.signals import Awaited, Problem, RunDetails, StepDetails, run_suspended, step_executed
 
 
 def length(text: str) -> int:
@@ -51,3 +52,14 @@ def body(self: DurableTask) -> None:
     assert_type(step.attempt, int)
     assert_type(self.step.replaying, bool)
     assert_type(current_step().idempotency_key, str)
+
+
+@step_executed.connect
+def on_step(sender: DurableTask, details: StepDetails, **kwargs: object) -> None:
+    assert_type(details.took_ms, int)
+    assert_type(details.error, Problem | None)
+
+
+@run_suspended.connect
+def on_suspended(sender: DurableTask, details: RunDetails, **kwargs: object) -> None:
+    assert_type(details.waits, tuple[Awaited, ...])

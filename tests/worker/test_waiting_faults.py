@@ -6,6 +6,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from typing import Any
 
 import pytest
 from celery.result import AsyncResult
@@ -175,9 +176,13 @@ def _wait_until_the_queue_is_empty(stage: Stage) -> None:
         pytest.param("soft", {"worker_soft_shutdown_timeout": 1.0}, marks=_soft_shutdown),
     ],
 )
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
 def test_a_shutdown_loses_neither_who_sleeps_nor_who_is_about_to(
-    make_stage: Callable[..., Stage], how: str, settings: dict[str, float]
+    request: pytest.FixtureRequest, make_stage: Callable[..., Stage], broker: str, how: str, settings: dict[str, Any]
 ) -> None:
+    if broker == "rabbitmq":
+        server: RabbitServer = request.getfixturevalue("rabbitmq_server")
+        settings = {**settings, "broker": server.url(), "task_default_queue": f"shutdown-{how}"}
     stage = make_stage(steps_lease_ttl=600, **settings)
     worker = stage.start()
     asleep = stage.send("sleepers.nap", 3)

@@ -1,7 +1,7 @@
 -- CONTROL: ask something of a run from outside, whoever owns it: an entry with a new fence. The owner stays, and meets it at its next commit.
 -- KEYS  of the namespace
 -- ARGV  prefix, namespace, t, 4 what (cancel, pause, unpause, resolve, handover, rollback), 5 nonce, 6 packed entry,
---       7 of a handover: beginning of the tokens of the process that is to hand over
+--       7 what the owner's token must begin with: of a handover its process, of a rollback all of it; else ''
 -- Returns {'OK', due} (due = '1': its ticket is due now), {'REFUSED', status} not in this status, {'UNKNOWN'}, {'LOST'}
 local what, known = ARGV[4], get(t .. ':status')
 if get(t .. ':outcome') then return {'REFUSED', known} end
@@ -13,12 +13,11 @@ local REFUSED = {
   unpause = {suspended = true, retrying = true, in_doubt = true, rolling_back = true},
   resolve = {running = true, held = true, suspended = true, retrying = true, paused = true, rolling_back = true},
 }
-local process = ARGV[7]
-local held = process ~= '' and get('owner_run') == t and string.sub(get('owner') or '', 1, #process) == process
-local moved = what == 'handover' and not held
+local owns = get('owner_run') == t and string.sub(get('owner') or '', 1, #ARGV[7]) == ARGV[7]
+if ARGV[7] ~= '' and not owns then return {'REFUSED', known} end
 local again = get(t .. ':control') == ARGV[5]
 local stays = what == 'unpause' and known ~= 'paused' and get(t .. ':paused')
-if not again and (moved or not stays and REFUSED[what] and REFUSED[what][known]) then return {'REFUSED', known} end
+if not again and not stays and REFUSED[what] and REFUSED[what][known] then return {'REFUSED', known} end
 local due = WAITS[known] and what ~= 'pause' and what ~= 'handover' and what ~= 'rollback' and not stays
 if not again then
   fenced(what, ARGV[6], ARGV[5])

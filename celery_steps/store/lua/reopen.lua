@@ -1,5 +1,4 @@
 -- REOPEN: a run that failed or was cancelled begins again: one entry takes away its end, and what is to be done anew.
--- It is paused: whoever reopens it has to take the old end out of the result backend first.
 -- KEYS  of the namespace
 -- ARGV  prefix, namespace, t, 4 nonce, 5 packed entry, 6 message with which it begins, 7 how often it is reopened with this one
 -- Returns {'OK'} (also when sent again), {'REFUSED', status}, {'UNKNOWN'}, {'LOST'} its journal or its message is gone
@@ -10,12 +9,12 @@ if not get(t .. ':settled') or known == 'succeeded' then return {'REFUSED', know
 if num(t .. ':reopened') + 1 ~= tonumber(ARGV[7]) then return {'REFUSED', 'being retried'} end
 if redis.call('EXISTS', J) == 0 or redis.call('HEXISTS', M, t) == 0 then return {'LOST'} end
 fenced('reopen', ARGV[5], ARGV[4])
-for _, field in ipairs({'outcome', 'settler', 'settling', 'settled', 'rolling'}) do redis.call('HDEL', R, t .. ':' .. field) end
-set(t .. ':control', ARGV[4], t .. ':reopened', ARGV[7], t .. ':retries', '0', t .. ':crashes', '0', t .. ':wake', text(NEVER), t .. ':pushes', '0')
+for _, field in ipairs({'outcome', 'settler', 'settling', 'settled', 'rolling', 'paused'}) do redis.call('HDEL', R, t .. ':' .. field) end
+set(t .. ':control', ARGV[4], t .. ':reopened', ARGV[7], t .. ':retries', '0', t .. ':crashes', '0', t .. ':wake', text(now), t .. ':pushes', '0')
 redis.call('HSET', M, t, ARGV[6])
 if redis.call('HINCRBY', R, 'open', '1') == 1 then
   for _, key in ipairs(KEYS) do redis.call('PERSIST', key) end
 end
-status(t, 'paused')
-ticket(t, NEVER)
+status(t, 'suspended')
+ticket(t, now)
 return {'OK'}

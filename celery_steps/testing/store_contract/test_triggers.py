@@ -45,4 +45,4 @@ def test_odd_names_of_apps_tasks_and_events_come_back_as_they_are(store: Store) 
 
 def test_a_worker_without_such_tasks_leaves_no_trace(store: Store) -> None:
     Triggers(store).renew([Subscriber("shop", "ship", {})])
-    assert store.client.call("KEYS", "*") == []
+    assert store.client.call("KEYS", f"{store.settings.key_prefix}:*") == []

@@ -10,7 +10,7 @@ import pytest
 from celery_steps.store.keys import RunId
 from celery_steps.store.replies import Append, Await
 from celery_steps.store.store import Store
-from store.conftest import APP, Owner
+from celery_steps.testing.store_contract.owner import APP, Owner
 
 #: Longer than any test.
 LONG = 3_600_000

@@ -7,8 +7,7 @@ from typing import Any
 from celery_steps.store import binding
 from celery_steps.store.index import Index
 from celery_steps.store.store import Store
-
-from .conftest import Owner
+from celery_steps.testing.store_contract.owner import Owner
 
 
 def lines(store: Store) -> list[bytes]:
@@ -98,7 +97,7 @@ def test_a_log_expires_with_its_namespace_and_is_dropped_with_it(store: Store) -
     log = store.keys.namespace("order-42").log
     assert 0 < store.client.call("PTTL", log) <= int(store.retention_ms)
     assert Index(store).purge([("succeeded", "order-42", owner.run)]) == 1
-    assert [key for key in store.client.call("KEYS", "*") if b":meta" not in key] == []
+    assert [key for key in store.client.call("KEYS", f"{store.settings.key_prefix}:*") if b":meta" not in key] == []
 
 
 def test_a_forgotten_run_leaves_nothing_of_what_it_told(store: Store) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from celery_steps.engine.entries import pack_control
+from celery_steps.store.index import Index
 from celery_steps.store.replies import Append
 from celery_steps.store.store import Store
-from servers import wait_until
-from store.conftest import APP, Owner
+from celery_steps.testing.store_contract.owner import APP, Owner, wait_until
 
 
 def due(store: Store) -> list[str]:
@@ -160,7 +160,7 @@ def test_a_held_run_that_was_published_in_vain_is_not_put_off_once_it_is_free(st
         store.client.call("ZADD", ticket[0], "0", ticket[1])
         assert due(store) == ["id-2"]
         if delivered:
-            assert float(store.client.call("ZSCORE", *ticket)) < (time.time() + 31) * 1000, "one lease"
+            assert float(store.client.call("ZSCORE", *ticket)) < Index(store).now() + 31_000, "one lease"
             assert held.claim().verdict == "HELD"
     first.finish_and_settle()
     assert due(store) == ["id-2"]
@@ -223,7 +223,7 @@ def test_a_cancel_of_a_run_that_nobody_knows_changes_nothing(store: Store) -> No
 def test_a_verdict_on_a_lost_worker_breaks_its_lease_at_once(store: Store) -> None:
     owner = Owner(store, token="node/77/1/1")
     owner.claim()
-    arguments = {"nonce": "v", "entry": b"", "token": "node/main"}
+    arguments: dict[str, Any] = {"nonce": "v", "entry": b"", "token": "node/main"}
     assert store.verdict("order-42", owner.run, process="node/7/", what="lost", **arguments).verdict == "NOTHING"
     assert store.verdict("order-42", owner.run, process="node/77/", what="lost", **arguments).verdict == "OPEN"
     assert due(store) == ["id-1"]
@@ -243,7 +243,7 @@ def test_a_final_verdict_takes_the_run_over(store: Store) -> None:
     owner = Owner(store, token="node/77/1/1")
     owner.claim()
     entry = pack_control(str(owner.run))
-    arguments = {"process": "node/77/", "what": "failed", "nonce": "v", "entry": entry, "token": "node/main"}
+    arguments: dict[str, Any] = {"process": "node/77/", "what": "failed", "nonce": "v", "entry": entry, "token": "node/main"}
     verdict = store.verdict("order-42", owner.run, **arguments)
     assert verdict.verdict == "TAKEN"
     assert store.verdict("order-42", owner.run, **arguments) == verdict, "sent again"

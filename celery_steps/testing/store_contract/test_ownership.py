@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 from celery_steps.store.replies import Append
 from celery_steps.store.store import Store
-from servers import wait_until
-from store.conftest import APP, Owner
+from celery_steps.testing.store_contract.owner import APP, Owner, wait_until
 
 SHORT = {"lease_ttl": 0.05}
 
@@ -183,7 +182,7 @@ def test_namespaces_that_look_alike_have_journals_of_their_own(store: Store) -> 
 
 def test_only_the_process_that_has_the_run_is_asked_to_hand_it_over(store: Store) -> None:
     def ask(process: str, nonce: str) -> str:
-        answer, _ = store.control("order-42", old.run, what="handover", nonce=nonce, entry=b"", process=process)
+        answer, _ = store.control("order-42", old.run, what="handover", nonce=nonce, entry=b"", owner=process)
         return answer
 
     old = Owner(store, token="old@node/7/1/1")
@@ -194,7 +193,7 @@ def test_only_the_process_that_has_the_run_is_asked_to_hand_it_over(store: Store
     assert ask("old@node/7/", "n2") == "REFUSED", "it has left"
     new = Owner(store, token="new@node/7/1/1")
     new.claim()
-    for process in ("old@node/7/", "new@node/77/", ""):
+    for process in ("old@node/7/", "new@node/77/"):
         assert ask(process, f"n of {process}") == "REFUSED"
     assert new.commit() is Append.OK, "nothing was written beside it"
     new.finish_and_settle()
