@@ -38,7 +38,7 @@ def retry(app: Celery, namespace: str, run: RunId, from_step: str | None, sequen
     times = int(store.fields(namespace).get(f"{run}:reopened") or 0) + 1
     message = store.message(namespace, run)
     begun = b"" if message is None else messages.begun_anew(message, times)  # REOPEN refuses a run without a message
-    answer, status = store.reopen(namespace, run, uuid4().hex, pack_reopen(str(run), anew, undoing), begun, times)
+    answer, status = store.reopen(namespace, run, uuid4().hex, pack_reopen(str(run), anew, undoing), begun, times, undoing)
     if answer != "OK" and before is not None and store.status(namespace, run) in FINAL:
         app.backend.store_result(run.id, before["result"], before["status"], traceback=before.get("traceback"))
     where = f"Run {run.id} ({run.task}) in namespace {namespace!r}"
