@@ -112,14 +112,18 @@ class Store:
         """A run that has not begun: its claims find this mark, until it is settled as cancelled."""
         self.client.call("SET", self.keys.cancelled(task_id), "1", "PX", self.retention_ms)
 
-    def reopen(self, namespace: str, run: RunId, nonce: str, entry: bytes, message: bytes, times: int) -> tuple[str, str]:
-        """Let a failed or cancelled run begin again, with this message, for the nth time.
+    def reopen(
+        self, namespace: str, run: RunId, nonce: str, entry: bytes, message: bytes, times: int, undoing: bool = False
+    ) -> tuple[str, str]:
+        """Let a failed or cancelled run begin again, with this message, for the nth time; or go on `undoing`.
 
         Returns (OK, ""), (REFUSED, status), (UNKNOWN, ""), (LOST, "").
         """
         keys = self.keys.namespace(namespace)
         beside = ["PERSIST", self.keys.index(run.id)], ["DEL", self.keys.cancelled(run.id)]
-        command = self.client.script("reopen")(keys.all, keys.prefix, keys.encoded, str(run), nonce, entry, message, str(times))
+        command = self.client.script("reopen")(
+            keys.all, keys.prefix, keys.encoded, str(run), nonce, entry, message, str(times), "1" if undoing else ""
+        )
         answer = self.client.exchange(command, *beside)[0]
         if isinstance(answer, Exception):
             raise StepsError(f"run {run.id} cannot be reopened: {answer}") from answer

@@ -47,7 +47,7 @@ def retry(app: Celery, namespace: str, run: RunId, from_step: str | None, sequen
         # The old end must not be taken for the new one; and before it begins again, or this would lie over the new one.
         before = app.backend.get_task_meta(run.id)
         app.backend.store_result(run.id, {"waiting_for": "retry", "until": None}, "SUSPENDED")
-    answer, status = store.reopen(namespace, run, uuid4().hex, pack_reopen(str(run), anew, undoing), begun, times)
+    answer, status = store.reopen(namespace, run, uuid4().hex, pack_reopen(str(run), anew, undoing), begun, times, undoing)
     if answer != "OK" and before is not None and store.status(namespace, run) in FINAL:
         app.backend.store_result(run.id, before["result"], before["status"], traceback=before.get("traceback"))
     where = f"Run {run.id} ({run.task}) in namespace {namespace!r}"

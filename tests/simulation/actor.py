@@ -27,7 +27,7 @@ LEAVING = ("suspend", "retry", "finish", "close", "giveback", "done", "rolls")
 #: Verbs that are steps with an undo.
 UNDOABLE = frozenset("uUV")
 #: A crash here lies between what Celery sends or stores and what is recorded of it.
-BETWEEN = frozenset(("stores", "closes", "rolls", "unopened stores"))
+BETWEEN = frozenset(("stores", "closes", "rolls", "leaves undos", "unopened stores"))
 Moves = Iterator[Move[World]]
 
 

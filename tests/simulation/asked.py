@@ -27,10 +27,10 @@ def moves(env: Environment, world: World) -> Iterator[Move[World]]:
 
 
 def _processes(env: Environment, world: World, run: int, what: str) -> list[dict[str, str]]:
-    """Whom a request names, beside the run: a handover the process that shuts down."""
+    """Whom a request names, beside the run: a handover the process that shuts down, which may be at another run by then."""
     if what != "handover":
         return [{}]
-    return [{"process": f"{one.name}/"} for one in world.attempts if one.run == run and not one.is_main and one.name != NOBODY]
+    return [{"process": f"{one.name}/"} for one in world.attempts if not one.is_main and one.name != NOBODY]
 
 
 def _said(env: Environment, world: World, run: int, what: str) -> list[str]:
@@ -46,6 +46,8 @@ def _asks(env: Environment, world: World, run: int, what: str, said: str, **proc
     (command,) = requests.store(run, "control", what=what, nonce=f"{what}{sum(world.budget)}", entry=entry, **process)
     after, reply, wrong = env.apply(world.spend(what), command)
     wrong = (*wrong, *asked(env.redis.data(world.redis), env.redis.data(after.redis), run, what, reply, **process))
+    if reply[0] == "OK" and env.of(after, run, "control") != requests.arguments(command)[4]:
+        wrong = (*wrong, "C6 nobody can tell that this has been asked")
     if not wrong and reply[0] != "OK":
         return
     if what == "cancel":

@@ -179,6 +179,8 @@ class Checks:
         settled = f"{name}:settled" in data[KEYS.run]
         waits_behind = name in held and min(held, key=held.__getitem__) != name
         ticket = member in data.get(DUE, {})
+        if status == "running" and f"{name}:outcome" not in data[KEYS.run] and _rolls(data, name):
+            yield "R5 a run that only undoes is shown as running"
         if settled and ticket:
             yield "L2 a settled run has a ticket"
         fields = data[KEYS.run]
@@ -243,3 +245,11 @@ class Checks:
     def _is_healthy(self, run: int) -> bool:
         harmless = not {"limit", "unsent", "wipe"} & set(self.scenario.faults)
         return harmless and not set("xfYk") & set(self.scenario.bodies[run])
+
+
+def _rolls(data: Data, name: str) -> bool:
+    """Whether the run only undoes: a rollback has begun since it was last reopened."""
+    entries = data.get(KEYS.journal, ((), ""))[0]
+    kinds = [kind for _, (kind, about, *_) in entries if kind in ("rollback", "reopen") and about.endswith(name)]
+    again = [about for _, (kind, about, *_) in entries if kind == "reopen" and about.endswith(name)]
+    return kinds[-1:] == ["rollback"] or bool(kinds and again and again[-1].startswith("undoing"))

@@ -122,4 +122,11 @@ class Faults(Reopenings):
         stored = world.run(
             me.run, shown=_SHOWN[me.what], counted=run.counted + 1, callbacks=run.callbacks + (me.what == "failed")
         )
-        yield self._step(me, f"has {me.what} stored", stored.swap(me, self._closing(me, me.what, me.what)))
+        after = self._closing(me, me.what, me.what)
+        if self._undoable(self._absorbed(me, self.env.journal(world))):
+            todo = (*self._roll(me, me.what), *requests.binding(me.token, me.run, "release", 0))
+            after = me._replace(phase="leaves undos", todo=todo)
+        yield self._step(me, f"has {me.what} stored", stored.swap(me, after))
+
+    def _after_leaves_undos(self, world: World, me: Attempt, replies: tuple[Any, ...]) -> Moves:
+        yield Move("", Kind.STEP, world.without(me))

@@ -33,7 +33,7 @@ class Reopenings(Attempts):
         anew = "" if undoing else ",".join(map(str, sorted(found.undone)))
         entry = f"{'undoing' if undoing else 'anew'}={anew} {requests.field(me.run)}".encode()
         times = int(self.env.of(world, me.run, "reopened") or 0) + 1
-        asking = requests.store(me.run, "reopen", me.process, entry, f"{me.run}/{REOPENED * times}".encode(), times)
+        asking = requests.store(me.run, "reopen", me.process, entry, f"{me.run}/{REOPENED * times}".encode(), times, undoing)
         if undoing or self.env.of(world, me.run, "settled") not in _AGAIN:
             yield Move("", Kind.STEP, world.swap(me, me._replace(phase="reopen", todo=asking)))
         else:
@@ -59,14 +59,17 @@ class Reopenings(Attempts):
     def _after_publishes(self, world: World, me: Attempt, replies: tuple[Any, ...]) -> Moves:
         done = world.without(me)
         if len(replies[0]) > 1:
-            message = self.env.redis.data(world.redis)[KEYS.messages][requests.field(me.run)]
-            done = done.send(me.run, int(message.split("/")[1]), "ticket")
+            message = self.env.redis.data(world.redis).get(KEYS.messages, {}).get(requests.field(me.run))
+            done = done.send(me.run, int(message.split("/")[1]), "ticket") if message else done
         yield Move("", Kind.STEP, done)
 
     def _network(self, world: World, me: Attempt) -> Moves:
         command = me.todo[0]
         for move in super()._network(world, me):
             wrong: tuple[str, ...] = ()
+            again = self.env.of(world, me.run, "control") == me.process
+            if me.phase == "reopen" and again and "reopen -> OK" not in move.label and "late" not in move.label:
+                wrong = ("L5 a request that is sent again is not known again",)
             if me.phase == "reopen" and move.state.redis != world.redis:
                 before, after = (self.env.redis.data(state.redis) for state in (world, move.state))
                 wrong = tuple(reopened(before, after, me.run))

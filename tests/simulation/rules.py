@@ -50,7 +50,8 @@ def broken(before: Data, after: Data, me: Attempt, command: Command, reply: Any)
     ):
         yield "S7 what waits has no time to wake at"
     recorded = (accepted and script == "retry") or (reply == 1 and script in ("commit", "receive") and bool(entries))
-    recorded = recorded and entries[-1][1][0] != "intent" and not entries[-1][1][1].endswith(":failed")
+    if entries and (entries[-1][1][0] == "intent" or entries[-1][1][1].endswith(":failed")):
+        recorded = False  # nothing has come of anything yet
     if recorded and new.get(f"{name}:crashes", "0") != "0":
         yield "S9 a crash before a new record still counts"
     if script == "renew" and reply != "0" and new.get("owner_run") == name and _due(after, name) <= NOW:
@@ -184,10 +185,17 @@ def reopened(before: Data, after: Data, run: int) -> Iterator[str]:
         yield "O1 a run is reopened that has not failed and is not cancelled"
     if name not in before.get(KEYS.messages, {}):
         yield "O1 a run is reopened that nobody can deliver"
-    if any(f"{name}:{field}" in new for field in ("outcome", "settler", "settling", "settled", "rolling")):
+    undoing = _entries(after)[-1][1][1].startswith("undoing")
+    if any(f"{name}:{field}" in new for field in ("outcome", "settler", "settling", "settled")):
         yield "O2 a reopened run has an end"
+    if (f"{name}:rolling" in new) != undoing or new[f"{name}:status"] != ("rolling_back" if undoing else "suspended"):
+        yield "O2 nobody can tell whether a reopened run only undoes"
     if (new.get(f"{name}:wake"), _due(after, name)) != ("0", 0.0):
         yield "O3 a reopened run is not due"
+    if int(new.get(f"{name}:reopened", 0)) != int(old.get(f"{name}:reopened", 0)) + 1:
+        yield "O4 one end is taken away twice"
+    if new.get(f"{name}:control") == old.get(f"{name}:control"):
+        yield "O4 nobody can tell that this has been asked"
     if new.get(f"{name}:crashes") != "0":
         yield "O3 a reopened run begins with crashes"
 
@@ -221,7 +229,8 @@ def _claimed(old: dict[str, str], new: dict[str, str], me: Attempt, kind: str) -
         yield "S6 a claim in another run's turn"
     if kind == "attempt" and new.get("turn") == name:
         yield "S6 a turn outlives the claim"
-    if kind == "attempt" and old.get(f"{name}:wake") == str(FUTURE):
+    waits = old.get(f"{name}:status") in (*_WAIT, "rolling_back")
+    if kind == "attempt" and old.get(f"{name}:wake") in (str(FUTURE), *([str(NEVER)] if waits else [])):
         yield "S7 woken before its time"
     gone = old.get("owner_run", "")
     vanished = bool(gone) and old.get("owner", "") not in ("", me.token)

@@ -43,6 +43,7 @@ def absorbed(me: Attempt, kind: str, data: str, mine: str) -> Attempt:
         known=frozenset(step for step in me.known if step[0] not in again),
         undone=frozenset(at for at in me.undone if f"{me.run}:{at}" not in again),
         rolling=me.rolling if undoing == "undoing" else "",
+        paused=False,
         undo_failures=0,
     )
 

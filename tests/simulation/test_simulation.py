@@ -12,9 +12,9 @@ from simulation.mutants import MUTANTS, Mutant
 from simulation.scenarios import DEEP, SMALL, Simulation
 from simulation.world import Scenario, bounds
 
-#: A mutant is noticed sooner; all but three of them within a quarter of it, so far their bounds are walked without the mutant.
+#: A mutant is noticed sooner; most of them within a few hundred, and so far and further their bounds are walked without them.
 _MUTANT_LIMIT = 45_000
-_CONTROL_LIMIT = 12_000
+_CONTROL_LIMIT = 3_000
 _OF_MUTANTS = tuple({str(mutant.scenario): mutant.scenario for mutant in MUTANTS if mutant.scenario not in SMALL}.values())
 
 

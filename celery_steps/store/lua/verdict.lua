@@ -16,7 +16,7 @@ end
 if not get(t .. ':status') then return {'CELERY'} end
 if get('owner') == main and get('nonce') == nonce then return {'TAKEN', get('owner_fence'), get('owner_uid')} end
 local mine = of(get('owner')) and get('owner_run') == t
-if what == 'lost' then
+if what == 'lost' or get(t .. ':rolling') then -- how it ends is stored, and told
   if not mine then return {'NOTHING'} end
   local crashes = num(t .. ':crashes')
   local backoff = crashes == 0 and 0 or math.min(60000, 500 * 2 ^ math.min(crashes, 10))
