@@ -86,7 +86,7 @@ class Actor:
             return ask("commit", ((id, "undo", entry),), record=done)
         if what == "receive":
             taken = tuple(filter(None, me.taking[:1]))
-            return ask("receive", ((id, "step", f"{at}:{value(me)}".encode()),), ended=(_await(me),), taken=taken)
+            return ask("receive", ((id, "step", f"{at}:{value(me)}".encode()),), ended=(awaited(me),), taken=taken)
         if what == "suspend":
             about = f"{me.run}:-1:{me.resting}" if me.resting else at
             return ask("suspend", ((id, "suspend", about.encode()),), **self._until(me))
@@ -123,7 +123,7 @@ class Actor:
         letter = self.scenario.bodies[me.run][me.position]
         if letter == "z":
             return {"delay": requests.TTL_MS}
-        awaits = (_await(me),)
+        awaits = (awaited(me),)
         return {"delay": requests.TTL_MS if letter == "W" else NEVER - requests.NOW, "awaits": awaits, "seen": me.seen}
 
     def _closing(self, me: Attempt, outcome: str, state: str) -> Attempt:
@@ -149,7 +149,7 @@ def is_executing(attempt: Attempt) -> bool:
     return bool(attempt.fence) and not attempt.stalled and not left and attempt.phase in EXECUTING
 
 
-def _await(attempt: Attempt) -> Await:
+def awaited(attempt: Attempt) -> Await:
     """The wait that it has come to; no other run waits for what this one waits for."""
     return Await(requests.EVENT, f"{attempt.run}:{attempt.position}", b"match")
 

@@ -22,15 +22,15 @@ def moves(env: Environment, world: World) -> Iterator[Move[World]]:
         if world.may(what):
             for run in range(len(world.runs)):
                 for said in _said(env, world, run, what):
-                    for process in _processes(env, world, run, what):
-                        yield from _asks(env, world, run, what, said, **process)
+                    for owner in _owners(env, world, run, what):
+                        yield from _asks(env, world, run, what, said, **owner)
 
 
-def _processes(env: Environment, world: World, run: int, what: str) -> list[dict[str, str]]:
+def _owners(env: Environment, world: World, run: int, what: str) -> list[dict[str, str]]:
     """Whom a request names, beside the run: a handover the process that shuts down, which may be at another run by then."""
     if what != "handover":
         return [{}]
-    return [{"process": f"{one.name}/"} for one in world.attempts if not one.is_main and one.name != NOBODY]
+    return [{"owner": f"{one.name}/"} for one in world.attempts if not one.is_main and one.name != NOBODY]
 
 
 def _said(env: Environment, world: World, run: int, what: str) -> list[str]:
@@ -41,11 +41,11 @@ def _said(env: Environment, world: World, run: int, what: str) -> list[str]:
     return [f"{step}:{how} " for step in those for how in ("done", "rerun")]
 
 
-def _asks(env: Environment, world: World, run: int, what: str, said: str, **process: str) -> Iterator[Move[World]]:
+def _asks(env: Environment, world: World, run: int, what: str, said: str, **owner: str) -> Iterator[Move[World]]:
     entry = f"{said}{requests.field(run)}".encode()
-    (command,) = requests.store(run, "control", what=what, nonce=f"{what}{sum(world.budget)}", entry=entry, **process)
+    (command,) = requests.store(run, "control", what=what, nonce=f"{what}{sum(world.budget)}", entry=entry, **owner)
     after, reply, wrong = env.apply(world.spend(what), command)
-    wrong = (*wrong, *asked(env.redis.data(world.redis), env.redis.data(after.redis), run, what, reply, **process))
+    wrong = (*wrong, *asked(env.redis.data(world.redis), env.redis.data(after.redis), run, what, reply, **owner))
     if reply[0] == "OK" and env.of(after, run, "control") != requests.arguments(command)[4]:
         wrong = (*wrong, "C6 nobody can tell that this has been asked")
     if not wrong and reply[0] != "OK":

@@ -146,13 +146,13 @@ _MAY = {
 _WAIT = ("suspended", "retrying", "paused", "in_doubt")
 
 
-def asked(before: Data, after: Data, run: int, what: str, reply: Any, process: str = "") -> Iterator[str]:
+def asked(before: Data, after: Data, run: int, what: str, reply: Any, owner: str = "") -> Iterator[str]:
     """What a request from outside must have done, or must not."""
     name, old, new = requests.field(run), before.get(KEYS.run, {}), after.get(KEYS.run, {})
     was, now = old.get(f"{name}:status", ""), new.get(f"{name}:status", "")
     pausing = f"{name}:paused" in old
-    owns = bool(process) and old.get("owner", "").startswith(process) and old.get("owner_run") == name
-    allowed = owns if process else was in _MAY[what] or (what == "unpause" and pausing and was not in FINAL)
+    owns = bool(owner) and old.get("owner", "").startswith(owner) and old.get("owner_run") == name
+    allowed = owns if owner else was in _MAY[what] or (what == "unpause" and pausing and was not in FINAL)
     if (reply[0] == "OK" and f"{name}:outcome" in old) or (
         reply[0] in ("OK", "REFUSED") and was and (reply[0] == "OK") != (allowed and f"{name}:outcome" not in old)
     ):

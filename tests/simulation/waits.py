@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from simulation import requests
-from simulation.actor import Moves
+from simulation.actor import Moves, awaited
 from simulation.bodies import Bodies
 from simulation.explorer import Kind, Move
 from simulation.world import Attempt, World
@@ -32,7 +32,7 @@ class Waits(Bodies):
             yield move._replace(label=f", {move.label.partition(') ')[2]}")
 
     def _look(self, world: World, me: Attempt) -> Moves:
-        own = f"{requests.field(me.run)} {me.position}"
+        own = f"{requests.field(me.run)} {awaited(me).wait}"
         for id, name, data, to, event_id in me.inbox:
             if name == requests.EVENT and data == requests.DATA.decode() and to in ("", own):
                 yield self._step(me, f"takes {event_id}", self._receives(world, me, (id, event_id)))
