@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import Any
@@ -43,6 +45,53 @@ def test_a_broker_that_is_away_is_told_once_and_not_tried_at_every_step(
     assert deliver(three_steps(app), id="id-1").retval == [0, 1, 2]
     assert app.AsyncResult("id-1").state == "SUCCESS"
     assert caplog.text.count("Events cannot be sent") == 1
+
+
+@pytest.fixture
+def mute() -> Iterator[int]:
+    """The port of a broker that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:  # the kernel takes them
+        yield server.getsockname()[1]
+
+
+def sends(app: Celery) -> threading.Thread:
+    """An event, on its way in a thread of its own."""
+    run = RunDetails(task="order", run_id="id-1", namespace="id-1", attempt=1, retries=0, status="running")
+    thread = threading.Thread(target=monitoring.send, args=(three_steps(app), "run_started", run), daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("scheme", ["redis", "amqp"])
+def test_a_broker_that_never_answers_holds_up_nobody(
+    app: Celery, mute: int, scheme: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(monitoring, "_PATIENCE", 0.2)
+    monkeypatch.setitem(app.conf, "broker_write_url", f"{scheme}://127.0.0.1:{mute}//")
+    threads = [sends(app) for _ in range(3)]
+    for thread in threads:
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
+    assert "Events cannot be sent" in caplog.text
+
+
+def test_what_a_broker_may_take_for_an_answer_leaves_other_options_as_they_are(app: Celery) -> None:
+    app.conf.broker_transport_options = {"global_keyprefix": "shop:"}
+    monitoring._line._connect(three_steps(app))
+    bounds = {"socket_timeout": 2.0, "socket_connect_timeout": 2.0}
+    assert monitoring._line._dispatcher.connection.transport_options == {"global_keyprefix": "shop:", **bounds}
+
+
+def test_an_event_is_dropped_where_another_thread_hangs(
+    app: Celery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(monitoring, "_PATIENCE", 0.1)
+    with monitoring._line._lock:
+        thread = sends(app)
+        thread.join(30)
+        assert not thread.is_alive()
+    assert caplog.text.count("Events cannot be sent") == 1
+    assert monitoring._line._dispatcher is None
 
 
 def test_a_task_without_send_events_sends_none(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,8 +33,10 @@ worker_sends = False
 
 #: Seconds for which nothing is sent after the broker could not be reached.
 _SILENCE = 30.0
-#: Seconds that the broker has to answer.
+#: Seconds that the broker has for an answer, and a thread to wait for another one that sends.
 _PATIENCE = 2.0
+#: What bounds each answer, by the transport's driver: `connect_timeout` bounds none of Redis's, and RabbitMQ's first only.
+_BOUNDS = {"redis": ("socket_timeout", "socket_connect_timeout"), "py-amqp": ("read_timeout", "write_timeout")}
 
 
 def is_wanted(task: Task) -> bool:
@@ -73,7 +75,7 @@ class _Line:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._pid = 0
+        self._pid = os.getpid()
         self._dispatcher: Any = None
         self._silent_until = 0.0
 
@@ -82,21 +84,38 @@ class _Line:
             self._pid, self._lock, self._dispatcher = os.getpid(), threading.Lock(), None
         if time.monotonic() < self._silent_until:
             return
-        with self._lock:
-            try:
-                if self._dispatcher is None or self._dispatcher.app is not task.app:
-                    self._connect(task)
-                self._dispatcher.send(type, **fields)
-            except BaseException as error:
-                self._close()
-                if not isinstance(error, Exception):
-                    raise
-                self._silent_until = time.monotonic() + _SILENCE
-                complain(f"Events cannot be sent, which is tried again in {_SILENCE:g} s: {error!r}")
+        held = False
+        try:
+            held = self._lock.acquire(timeout=_PATIENCE)
+            if not held:
+                self._fall_silent("another thread waits for the broker")
+            elif time.monotonic() >= self._silent_until:  # else the thread that was waited for has had no answer
+                self._send(task, type, fields)
+        finally:
+            if held:
+                self._lock.release()
+
+    def _send(self, task: Task, type: str, fields: dict[str, Any]) -> None:
+        try:
+            if self._dispatcher is None or self._dispatcher.app is not task.app:
+                self._connect(task)
+            self._dispatcher.send(type, **fields)
+        except BaseException as error:
+            self._close()
+            if not isinstance(error, Exception):
+                raise
+            self._fall_silent(repr(error))
+
+    def _fall_silent(self, why: str) -> None:
+        self._silent_until = time.monotonic() + _SILENCE
+        complain(f"Events cannot be sent, which is tried again in {_SILENCE:g} s: {why}")
 
     def _connect(self, task: Task) -> None:
         self._close()
         connection = task.app.connection_for_write(connect_timeout=_PATIENCE)
+        transport = connection.get_transport_cls()
+        for option in _BOUNDS.get(transport.driver_name, ()):
+            connection.transport_options = {**connection.transport_options, option: _PATIENCE}
         connection.ensure_connection(max_retries=1, interval_start=0, timeout=_PATIENCE)
         hostname = getattr(task.request, "hostname", None)
         self._dispatcher = task.app.events.Dispatcher(connection, hostname=hostname, buffer_while_offline=False)
