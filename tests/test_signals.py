@@ -257,6 +257,29 @@ def test_a_commit_that_a_soft_time_limit_interrupts_is_told_all_the_same(
     assert heard.words == ["run_started running", "step_executed one", "run_finished succeeded"]
 
 
+def test_a_run_that_is_unpaused_while_it_leaves_is_told_as_it_is_stored(
+    app: Celery, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @app.task(name="order", bind=True, base=DurableTask)
+    def order(self: DurableTask) -> None:
+        self.step.run("one", lambda: Runs(app).pause("id-1"))
+        self.step.run("two", lambda: 2)
+
+    suspend, unpauses = Binding.suspend, [lambda: Runs(app).unpause("id-1")]
+
+    def unpaused(self: Binding, *args: Any, **options: Any) -> Append:
+        if unpauses:
+            unpauses.pop()()
+        return suspend(self, *args, **options)
+
+    monkeypatch.setattr(Binding, "suspend", unpaused)
+    deliver(order, id="id-1")
+    assert Runs(app).get("id-1").status == "suspended"
+    (left,) = heard.of("run_suspended")
+    assert left.status == "suspended"
+    assert after(0, left.until)
+
+
 def test_a_cancelled_run_and_one_that_ends_itself_say_so(app: Celery, heard: Heard) -> None:
     @app.task(name="order", bind=True, base=DurableTask)
     def order(self: DurableTask, end: str) -> None:
@@ -403,6 +426,7 @@ MISBEHAVIOUR = {
     "a BaseException": raises(Stop("disk full")),
     "CancelledError": raises(asyncio.CancelledError()),
     "GeneratorExit": raises(GeneratorExit()),
+    "SystemExit": raises(SystemExit(3)),
     "Retry": raises(Retry()),
     "LeaseLost": raises(LeaseLost()),
     "a verb": calls_a_verb,
@@ -468,6 +492,11 @@ def test_a_hook_of_the_task_that_raises_keeps_no_run_from_its_end(app: Celery, h
     assert app.AsyncResult("id-1").state == end
     assert heard.words[-1] == f"run_finished {'succeeded' if end == 'SUCCESS' else 'failed'}"
     assert Runs(app).get("id-1").status == ("succeeded" if end == "SUCCESS" else "failed")
+
+
+def test_an_interrupt_of_the_process_in_a_receiver_goes_on() -> None:
+    with connected(raises(KeyboardInterrupt()), "step_executed"), pytest.raises(KeyboardInterrupt):
+        one_step()()
 
 
 def test_a_soft_time_limit_in_a_receiver_is_the_bodys() -> None:

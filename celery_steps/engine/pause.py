@@ -58,16 +58,19 @@ def suspend(
     if attempt.journal.rollback is None:  # else Celery has stored a final state
         wake = min(wake, attempt.now_ms() + attempt.announce(info, wake - attempt.now_ms()))
     entries = [*begins, ("suspend", fmt.pack_suspend(attempt.run, about, wake))]
+    stored = (status, wake)
 
     def send(before: str, after: str, ids: list[str]) -> Append:
+        nonlocal stored
         numbered = [(id, kind, data) for id, (kind, data) in zip(ids, entries, strict=True)]
-        delay, now = max(0, wake - attempt.now_ms()), status
+        stored = (status, wake)
         if status == "paused" and not attempt.journal.paused:  # unpaused while it was leaving: nobody would wake it
-            delay, now = 0, "suspended"
-        return attempt.store.suspend(before, after, numbered, delay=delay, awaits=awaits, seen=seen, status=now)
+            stored = ("suspended", attempt.now_ms())
+        delay = max(0, stored[1] - attempt.now_ms())
+        return attempt.store.suspend(before, after, numbered, delay=delay, awaits=awaits, seen=seen, status=stored[0])
 
     if attempt.leave(entries, send) is not Append.NEWS:
         attempt.ended = Suspended(f"The run waits for {about}.")
-        news.of_waiting(attempt, status, wake, info)
+        news.of_waiting(attempt, *stored, info)
         raise attempt.ended
     attempt.telling.stay()

@@ -64,7 +64,7 @@ class Listener:
     def _call(self, name: str, receiver: Callable[..., Any], **named: Any) -> None:
         try:
             receiver(**named)
-        except (SystemExit, KeyboardInterrupt, *PROMPT):
+        except (KeyboardInterrupt, *PROMPT):  # the process's own, and the task's
             raise
         except BaseException as error:
             if _ends_a_greenlet(error):
