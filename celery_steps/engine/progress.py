@@ -11,6 +11,9 @@ from celery_steps.engine.execution import step_of_handler
 from celery_steps.engine.telling import LONGEST, beginning, complain, kept
 from celery_steps.errors import StepsError
 
+#: Whoever shows a number prints it, and beyond a few thousand digits Python refuses to.
+_LARGEST = 2**63
+
 
 def progress(attempt: Attempt, current: float, total: float | None, message: str | None, data: dict[str, Any]) -> None:
     """Say how far the run is. Written at once, or with the next value or line, or when the attempt leaves."""
@@ -42,3 +45,5 @@ def progress_of(data: bytes, namespace: str, codec: Codec) -> dict[str, Any]:
 def _check_number(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or (isinstance(value, float) and not math.isfinite(value)):
         raise StepsError(f"step.progress: {name} must be a number, not {beginning(value, 80)}.")
+    if not -_LARGEST <= value <= _LARGEST:  # which is not in the message: an int of thousands of digits cannot be printed
+        raise StepsError(f"step.progress: {name} must be a number from -2**63 to 2**63. Give it in a larger unit.")
