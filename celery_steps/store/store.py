@@ -120,16 +120,12 @@ class Store:
         Returns (OK, ""), (REFUSED, status), (UNKNOWN, ""), (LOST, "").
         """
         keys = self.keys.namespace(namespace)
-        beside = ["PERSIST", self.keys.index(run.id)], ["DEL", self.keys.cancelled(run.id)]
-        command = self.client.script("reopen")(
-            keys.all, keys.prefix, keys.encoded, str(run), nonce, entry, message, str(times), "1" if undoing else ""
+        reply = self.client.run(
+            "reopen", keys.all, keys.prefix, keys.encoded, str(run), nonce, entry, message, str(times), "1" if undoing else ""
         )
-        answer = self.client.exchange(command, *beside)[0]
-        if isinstance(answer, Exception):
-            raise StepsError(f"run {run.id} cannot be reopened: {answer}") from answer
-        found, status = answer[0].decode(), answer[1].decode() if len(answer) > 1 else ""
-        if status in FINAL:  # it stays finished
-            self.client.call("PEXPIRE", self.keys.index(run.id), self.retention_ms)
+        found, status = reply[0].decode(), reply[1].decode() if len(reply) > 1 else ""
+        if found == "OK":  # and only then: a run that was cancelled and has yet to claim must find its mark
+            self.client.exchange(["PERSIST", self.keys.index(run.id)], ["DEL", self.keys.cancelled(run.id)])
         return found, status
 
     def deliver(
