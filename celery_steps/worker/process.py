@@ -22,7 +22,8 @@ _serial = itertools.count(1)
 
 def token(hostname: str) -> str:
     """The token of a new attempt in this process."""
-    return f"{token_prefix(hostname, os.getpid())}{_started_at}/{next(_serial)}"
+    # Its last character keeps it from being the beginning of another one: scripts know an owner by how its token begins.
+    return f"{token_prefix(hostname, os.getpid())}{_started_at}/{next(_serial)}."
 
 
 def token_prefix(hostname: str, pid: int) -> str:
