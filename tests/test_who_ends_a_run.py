@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 from celery import Celery
 
-from celery_steps import DurableTask, RunRefused, Runs
+from celery_steps import DurableTask, JournalLost, RunRefused, Runs
 from celery_steps.engine.entries import pack_call, pack_rollback
 from celery_steps.past import Worker, worker_of
 from celery_steps.store.binding import Binding
@@ -71,3 +71,19 @@ def test_an_attempt_that_was_replaced_is_not_taken_for_a_later_one_of_its_proces
     assert store.fields(run.id)["owner"] == tokens[-1]
     assert worker_of(tokens[-1]) == Worker("worker@here", os.getpid())
     assert all(one.startswith(token_prefix("worker@here", os.getpid())) for one in tokens)
+
+
+def test_a_reopened_run_whose_hash_is_gone_fails_once_as_lost(app: Celery) -> None:
+    @app.task(bind=True, base=DurableTask, name="pay")
+    def pay(self: DurableTask) -> Any:
+        self.step.run("pay", lambda: 1)
+        raise ValueError("no")
+
+    runs, store = Runs(app), runtime.of(app).main_store
+    deliver(pay, id="id-1")
+    runs.retry("id-1")
+    store.client.call("DEL", store.keys.namespace("id-1").run)
+    lost = deliver(pay, id="id-1", headers={**TICKET, "steps_reopened": 1})
+    assert type(lost.retval.exception) is JournalLost
+    assert (runs.get("id-1").status, app.AsyncResult("id-1").state) == ("failed", "FAILURE")
+    assert deliver(pay, id="id-1", headers=TICKET).info.state == "IGNORED"

@@ -70,13 +70,14 @@ class Known:
             logger.warning("%s[%s]: its state may be out of date: %s", self._binding.run.task, self._binding.run.id, trouble)
 
     def _settle_known(self, entry_id: str) -> Any:
-        if entry_id == "lost":
+        # Without its run hash, a run that was reopened is taken to have ended as it did before that: what became of it is lost.
+        finish = self._attempt.journal.finishes.get(self._attempt.run)
+        if entry_id == "lost" or finish is None:
             if self._result.state() not in states.READY_STATES:
                 raise self._attempt.journal.lost()
             self._result.count_for_chord()
             self._binding.settle("failed")
             raise Ignore("The run's journal was lost.")
-        finish = self._attempt.journal.finishes[self._attempt.run]
         if finish.outcome == "succeeded":
             if self._result.state() not in states.READY_STATES:
                 self._hold(self._binding)
