@@ -16,6 +16,7 @@ from prometheus_client import REGISTRY
 from celery_steps import DurableTask
 from celery_steps.signals import SIGNALS
 from celery_steps.testing import Steps
+from celery_steps.worker.listening import about_to_begin
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -32,7 +33,7 @@ def execute(page: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     # A page's tasks are shared with every later app of this process, unless forgotten.
     monkeypatch.setattr("celery._state._on_app_finalizers", set())
     # So are what it connects and registers.
-    for signal in (*SIGNALS.values(), celery.signals.task_prerun, celery.signals.task_postrun, celery.signals.worker_ready):
+    for signal in (*SIGNALS.values(), about_to_begin, celery.signals.task_postrun, celery.signals.worker_ready):
         monkeypatch.setattr(signal, "receivers", list(signal.receivers))
     monkeypatch.setattr(REGISTRY, "_collector_to_names", {})
     monkeypatch.setattr(REGISTRY, "_names_to_collectors", {})

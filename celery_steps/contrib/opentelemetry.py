@@ -24,7 +24,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from celery_steps import signals
 from celery_steps.details import Problem, RunDetails, StepDetails
-from celery_steps.task import DurableTask
+from celery_steps.worker import listening
 
 #: Header that carries the span of the run's first attempt. It stays with the message, also in its ticket.
 FIRST = "steps_traceparent"
@@ -66,7 +66,7 @@ class Tracing:
 
     def receivers(self) -> Iterator[tuple[Any, Callable[..., None]]]:
         """Each signal, with what hears it."""
-        yield celery_signals.task_prerun, self._prepare
+        yield listening.about_to_begin, self._prepare
         yield signals.run_started, self._begin
         yield signals.run_resumed, self._begin
         yield signals.step_executed, self._step
@@ -76,19 +76,20 @@ class Tracing:
         yield signals.lease_lost, self._end
         yield celery_signals.task_postrun, self._forget
 
-    def _prepare(self, task_id: str, task: Any, **_: Any) -> None:
+    def _prepare(self, sender: Any, **_: Any) -> None:
         """Before the body. The span begins here, so that the message with which the run is stored can name it.
 
+        Not in task_prerun: there Celery's instrumentation begins the delivery's span, before this or after it.
         It is ended only if the body begins an attempt: without a step there is none to show.
         """
-        if not isinstance(task, DurableTask):
+        task, request = sender, sender.request
+        if request.called_directly:  # no delivery, or the main process speaks for a child
             return
-        request = task.request
         first = _named(_header(request, FIRST))
         parent = None if trace.get_current_span().get_span_context().is_valid else propagate.extract(request, getter=_getter)
         links = [Link(first)] if first is not None else []
         span = self._tracer.start_span(f"attempt/{task.name}", context=parent, links=links)
-        self._prepared[task_id, threading.get_ident()] = span
+        self._prepared[request.id, threading.get_ident()] = span
         if first is None and span.get_span_context().is_valid:
             carrier: dict[str, str] = {}
             _format.inject(carrier, trace.set_span_in_context(span, Context()))

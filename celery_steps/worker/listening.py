@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from celery import signals as celery_signals
 from celery.app.task import Task
+from celery.utils.dispatch import Signal
 
 from celery_steps.details import RunDetails, StepDetails
 from celery_steps.engine.attempt import current, handling
@@ -16,6 +17,9 @@ from celery_steps.engine.telling import beginning, complain
 from celery_steps.signals import SIGNALS
 from celery_steps.worker import monitoring
 from celery_steps.worker.beside import PROMPT
+
+#: The body is about to begin: an attempt may follow, and its message is not stored yet. All receivers of task_prerun were called.
+about_to_begin = Signal(name="about_to_begin")
 
 
 class Ear(NamedTuple):
@@ -34,6 +38,7 @@ _DEAF = Ear(_deaf, frozenset())
 
 def of(task: Task, *, in_worker: bool) -> Ear:
     """Who hears of an attempt that begins now. A receiver that is connected later hears of the next one."""
+    about_to_begin.send(sender=task)
     events = monitoring.EVENTS if in_worker and monitoring.is_wanted(task) else frozenset[str]()
     hears = events.union(name for name, signal in SIGNALS.items() if signal.receivers)
     return Ear(Listener(task, events), hears) if hears else _DEAF

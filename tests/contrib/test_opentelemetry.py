@@ -9,17 +9,20 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from kombu import serialization
 from opentelemetry import trace
+from opentelemetry.instrumentation.celery import CeleryInstrumentor
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
 from celery_steps import DurableTask, Runs
+from celery_steps.codec import unpack
 from celery_steps.contrib import opentelemetry
 from celery_steps.contrib.opentelemetry import FIRST, Tracing
 from celery_steps.store.keys import RunId
-from celery_steps.worker import messages, runtime
+from celery_steps.worker import runtime
 from celery_steps.worker.messages import TICKET
 from delivering import app_of_its_own, close, deliver, make_app
 from servers import RedisServer
@@ -78,7 +81,8 @@ def waiting(app: Celery) -> Any:
 def headers_of_the_ticket(app: Celery, id: str) -> dict[str, Any]:
     message = runtime.of(app).store.message(id, RunId("order", id))
     assert message is not None
-    headers: dict[str, Any] = messages.opened(message)[3]["headers"]
+    _, _, content_type, encoding, data = unpack(message)
+    headers: dict[str, Any] = serialization.loads(data, content_type, encoding, accept=[content_type])[2]["headers"]
     return headers
 
 
@@ -129,6 +133,30 @@ def test_an_attempt_is_a_child_of_the_span_that_has_begun_for_its_delivery(app: 
         deliver(waiting(app), id="id-1", headers={"traceparent": CALLER})
     attempt = next(span for span in spans.take() if span.name == "attempt/order")
     assert attempt.parent.span_id == delivery.get_span_context().span_id
+
+
+@pytest.mark.parametrize("first", ["ours", "Celery's"])
+def test_the_order_of_instrumentations_does_not_matter(app: Celery, first: str) -> None:
+    spans, celerys = Spans(), CeleryInstrumentor()
+    if first == "Celery's":
+        celerys.instrument(tracer_provider=spans.provider)
+    ours = opentelemetry.instrument(spans.provider)
+    if first == "ours":
+        celerys.instrument(tracer_provider=spans.provider)
+    order = waiting(app)
+    try:
+        deliver(order, id="id-1")
+        one, attempt, delivery = spans.take()
+        Runs(app).emit("approved", 1, to="id-1")
+        deliver(order, id="id-1", headers=headers_of_the_ticket(app, "id-1"))
+        later = next(span for span in spans.take() if span.name == "attempt/order")
+    finally:
+        ours.uninstrument()
+        celerys.uninstrument()
+    assert (one.name, attempt.name, delivery.name) == ("step/one", "attempt/order", "run/order")
+    assert (one.parent.span_id, attempt.parent.span_id) == (attempt.context.span_id, delivery.context.span_id)
+    assert [link.context.span_id for link in later.links] == [attempt.context.span_id]
+    assert (ours._open, ours._prepared) == ({}, {})
 
 
 def test_failures_are_errors_with_their_exception(app: Celery, spans: Spans) -> None:
