@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -53,7 +54,9 @@ def test_the_code_of_a_page_runs(page: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_the_readmes_task_ships_the_order(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     names = execute(ROOT / "README.md", monkeypatch)
     assert names["fulfil"](42) == "shipped"
-    assert capsys.readouterr().out.startswith("charging order 42 with key ")
+    charging, shipping = capsys.readouterr().out.splitlines()
+    assert charging.startswith("charging order 42 with key ")
+    assert shipping == f"shipping charge-42 in process {os.getpid()}"  # which the page says to kill
 
 
 def test_the_quick_starts_task_greets(monkeypatch: pytest.MonkeyPatch) -> None:
