@@ -11,6 +11,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from runs.outside import store_of
 
 from celery_steps import DurableTask, ResultError, RetryPolicy, Runs
+from celery_steps.engine.attempt import active_attempt
 from celery_steps.engine.entries import pack_control
 from celery_steps.store.keys import RunId
 from delivering import deliver, make_app
@@ -36,8 +37,8 @@ def broken() -> None:
 
 
 def ask(app: Celery, runs: Runs, what: str, task: str) -> None:
-    if what == "pause":
-        runs.pause("a")
+    if what in ("pause", "cancel"):
+        getattr(runs, what)("a")
         return
     run = RunId(task, "a")
     store_of(app).control(
@@ -100,6 +101,44 @@ def test_a_run_that_is_asked_to_leave_does_so_when_its_branches_are_recorded(
     if what == "pause":
         runs.unpause("a")
     assert deliver(block, id="a", **TICKET).retval == ["slow", None, 3]
+    assert calls == ["slow"]
+
+
+@pytest.mark.parametrize("what", ["pause", "handover", "cancel"])
+def test_a_run_that_is_asked_to_leave_as_its_waits_begin_records_what_runs_first(app: Celery, runs: Runs, what: str) -> None:
+    calls: list[str] = []
+    undone: list[str] = []
+    begun, asked = threading.Event(), threading.Event()
+
+    def slow() -> str:
+        calls.append("slow")
+        begun.set()
+        asked.wait(5)
+        threading.Event().wait(0.2)
+        return "slow"
+
+    @app.task(bind=True, base=DurableTask, name="block")
+    def block(self: DurableTask) -> str:
+        with self.step.parallel() as p:
+            branch = p.run("slow", slow, rollback=undone.append)
+            p.sleep("a moment", 0)
+            if not asked.is_set():
+                begun.wait(5)
+                ask(app, runs, what, "block")
+                # This attempt hears of it by its heartbeat.
+                attempt = active_attempt()
+                attempt.saw(int(store_of(app).fields("a")["fence"]))
+                asked.set()
+        return branch.result()
+
+    deliver(block, id="a")
+    assert [(record.key, record.status) for record in runs.records("a")] == [("slow", "undone" if what == "cancel" else "done")]
+    if what == "pause":
+        runs.unpause("a")
+    if what == "cancel":
+        assert (runs.get("a").status, undone) == ("cancelled", ["slow"])
+    else:
+        assert deliver(block, id="a", **TICKET).retval == "slow"
     assert calls == ["slow"]
 
 

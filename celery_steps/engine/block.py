@@ -158,8 +158,11 @@ class Block:
         """Until all is over. Raises what the block comes to, if it is not what it was left by already."""
         attempt = self._attempt
         if left_by is None:
-            self._start_waits()
-        else:
+            try:
+                self._start_waits()
+            except AttemptEnded as end:  # what runs is recorded first
+                attempt.ended = left_by = end
+        if left_by is not None:
             self._stopped = True
         self._dismiss_threads()
         if left_by is None or (isinstance(left_by, (Exception, AttemptEnded)) and not isinstance(left_by, attempt.prompt)):
@@ -198,7 +201,11 @@ class Block:
         waits = self._waits()
         if not self._threads or self._first() is not None:
             return
-        self._attempt.before_effect()
+        attempt, journal = self._attempt, self._attempt.journal
+        attempt.ask()
+        if attempt.rehearses or journal.cancelled or journal.paused or journal.short or journal.handed_over:
+            return  # the attempt ends, but not before what runs is recorded: after the join
+        attempt.fresh = True
         for kind in dict.fromkeys(type(wait) for wait in waits):
             kind.start([wait for wait in waits if type(wait) is kind])
 
