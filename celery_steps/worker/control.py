@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 from uuid import uuid4
 
@@ -13,6 +14,8 @@ from celery_steps.engine.journal import Journal
 from celery_steps.errors import JournalLost, RunRefused, StepFailed
 from celery_steps.store.keys import FINAL, RunId
 from celery_steps.worker import messages, runtime
+
+logger = logging.getLogger("celery_steps")
 
 #: What can be done instead, by the status that was found.
 _INSTEAD = {
@@ -92,4 +95,7 @@ def _in_doubt(app: Celery, namespace: str, run: RunId, key: str | None, sequence
 def cancel_unknown(app: Celery, task_id: str) -> None:
     """A task that has not begun a step: a mark for its first claim, and Celery's revoke for the workers that run now."""
     runtime.of(app).main_store.mark_cancelled(task_id)
-    app.control.revoke(task_id)
+    try:
+        app.control.revoke(task_id)
+    except Exception as error:  # the broker is away: the mark counts, and workers that hear of it only spare the task's start
+        logger.warning("Task %s is cancelled at its first step; workers could not be told to drop it before: %s", task_id, error)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from kombu.exceptions import OperationalError
 
 from celery_steps import DurableTask, RunRefused, Runs
 from celery_steps.codec import Codec
@@ -67,6 +68,20 @@ def test_a_task_that_has_not_begun_is_cancelled_at_its_first_step(runs: Runs, sl
     deliver(sleeper, id="id-1")
     assert sleeper.done == []
     assert status(runs, "id-1") == "cancelled"
+
+
+def test_also_while_the_broker_is_away_for_the_mark_is_what_counts(
+    app: Celery, runs: Runs, sleeper: Task, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def away(*_: Any, **__: Any) -> None:
+        raise OperationalError("no broker")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(app.control, "revoke", away)
+        runs.cancel("id-1")
+    assert "workers could not be told to drop it before: no broker" in caplog.text
+    deliver(sleeper, id="id-1")
+    assert (sleeper.done, status(runs, "id-1")) == ([], "cancelled")
 
 
 def test_also_if_its_worker_dies_before_it_has_ended(
