@@ -9,6 +9,8 @@ from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from celery import Celery
+
 from celery_steps.codec import PLAIN, Codec
 from celery_steps.engine import entries as fmt
 from celery_steps.engine.event import event_data
@@ -60,8 +62,8 @@ def export(lookup: Lookup, name: str) -> dict[str, Any]:
         "made_at": at(lookup.index.now()).isoformat(),
         "warning": _WARNING,
         "run": {**_form(run), "ref": str(id)},
-        "call": _call(lookup.store.message(namespace, id)),
-        "journal": [_entry(entry, namespace, lookup.codec) for entry in entries],
+        "call": _call(lookup._app, lookup.store.message(namespace, id)),
+        "journal": [_entry(entry, namespace, lookup) for entry in entries],
         "inbox": [_event(event, lookup.codec) for event in binding.inbox("")],
         "log": [{**_form(line), "data_bytes": _bytes(raw)} for line, raw in reversed(lines)],
     }
@@ -88,8 +90,11 @@ def entries_of(document: Any) -> list[Entry]:
 
 def message_of(document: Any) -> bytes | None:
     """The stored Celery message of an exported run, None where Redis had it no more."""
-    call = document.get("call")
-    return None if not call else base64.b64decode(call["bytes"])
+    try:
+        call = document.get("call")
+        return None if not call else base64.b64decode(call["bytes"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise StepsError(f"This is no exported run ({error!r}): make one with `celery -A proj steps export NAME`.") from error
 
 
 def _lines(lookup: Lookup, namespace: str) -> list[tuple[Any, bytes]]:
@@ -101,27 +106,28 @@ def _bytes(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def _call(message: bytes | None) -> dict[str, Any] | None:
+def _call(app: Celery, message: bytes | None) -> dict[str, Any] | None:
     if message is None:
         return None
     form: dict[str, Any] = {"bytes": _bytes(message)}
     try:
-        task, args, kwargs, options = messages.opened(message)
+        task, args, kwargs, options = messages.opened(app, message)
         return {"task": task, "args": as_json(list(args)), "kwargs": as_json(dict(kwargs)), "options": as_json(options), **form}
     except Exception as error:  # of a serializer that this process does not know, say
         return {"unreadable": str(error), **form}
 
 
-def _entry(entry: Entry, namespace: str, codec: Codec) -> dict[str, Any]:
+def _entry(entry: Entry, namespace: str, lookup: Lookup) -> dict[str, Any]:
     form: dict[str, Any] = {"id": entry.id, "kind": entry.kind}
     try:
-        form |= _says(entry, namespace, codec)
+        form |= _says(entry, namespace, lookup)
     except Exception as error:  # damaged, or of another steps_codec: its bytes are there all the same
         form["unreadable"] = str(error) or type(error).__name__
     return {**form, "bytes": _bytes(entry.data)}
 
 
-def _says(entry: Entry, namespace: str, codec: Codec) -> dict[str, Any]:
+def _says(entry: Entry, namespace: str, lookup: Lookup) -> dict[str, Any]:
+    codec = lookup.codec
     if entry.kind == "step":
         return _step(fmt.read_step(entry), namespace, codec)
     if entry.kind == "wait":
@@ -138,14 +144,15 @@ def _says(entry: Entry, namespace: str, codec: Codec) -> dict[str, Any]:
         says["error"] = _form(codec.decode_failure(says["error"], namespace=namespace, **where))
     if says.get("value"):
         failed = says.get("outcome", says.get("how")) == "failed"
-        says["value"] = _outcome(entry.kind, says["value"], failed, {"namespace": namespace, **where}, codec)
+        says["value"] = _outcome(entry.kind, says["value"], failed, {"namespace": namespace, **where}, lookup)
     return {name: as_json(value) if isinstance(value, bytes) else value for name, value in says.items()}
 
 
-def _outcome(kind: str, value: bytes, failed: bool, where: dict[str, Any], codec: Codec) -> Any:
+def _outcome(kind: str, value: bytes, failed: bool, where: dict[str, Any], lookup: Lookup) -> Any:
+    codec = lookup.codec
     if failed:
         return _form(codec.decode_failure(value, **where) if kind == "resolve" else codec.decode_failure(value))
-    return as_json(codec.decode(value, hint=PLAIN, **where) if kind == "resolve" else decoded(value))
+    return as_json(codec.decode(value, hint=PLAIN, **where) if kind == "resolve" else decoded(value, lookup._app))
 
 
 def _step(step: fmt.Step, namespace: str, codec: Codec) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
@@ -9,12 +10,14 @@ from typing import Any
 
 import pytest
 from celery import Celery
-from kombu.exceptions import DecodeError
+from kombu import serialization
 
-from celery_steps import DurableTask
+from celery_steps import DurableTask, StepsError
 from celery_steps.codec import pack
 from celery_steps.store.keys import RunId
 from celery_steps.worker import messages, runtime
+from celery_steps.worker.canvas import Plan, loaded
+from celery_steps.worker.result import decoded
 from celery_steps.worker.sweeper import sweep
 from delivering import close, deliver, make_app, namespace_fields, published
 from servers import RedisServer
@@ -106,6 +109,62 @@ def test_a_message_that_cannot_be_published_keeps_no_other_run_waiting(app: Cele
         run = store.bind(id, RunId("order", id), f"token of {id}", app.main)
         run.claim("nonce", b"call", retries=0, message=pack([1, "order", content_type, "utf-8", data]))
         run.release(0)
-    with pytest.raises(DecodeError):
+    with pytest.raises(StepsError, match="The stored message of order cannot be read"):
         sweep(app)
     assert [message.headers["id"] for message in published(app)] == ["id-2"]
+
+
+PICKLE = "application/x-python-serialize"
+
+
+class Trap:
+    """Pickle calls this when it reads it."""
+
+    def __reduce__(self) -> Any:
+        return pytest.fail, ("stored bytes have chosen that they are read by pickle",)
+
+
+@pytest.mark.parametrize("stored", ["message", "result", "child"])
+def test_stored_bytes_do_not_choose_by_what_they_are_read(app: Celery, stored: str) -> None:
+    data = pickle.dumps(Trap())
+    read = {
+        "message": lambda: messages.opened(app, pack([1, "order", PICKLE, "binary", data])),
+        "result": lambda: decoded(pack([PICKLE, "binary", data]), app),
+        "child": lambda: loaded(app, Plan(PICKLE, "binary", data, [], "", [])),
+    }
+    with pytest.raises(
+        StepsError, match=rf"does not accept the content type '{PICKLE}'.* add its serializer to (result_)?accept"
+    ):
+        read[stored]()
+
+
+@pytest.mark.parametrize("whose", ["of the task", "of the app"])
+def test_what_the_app_itself_writes_stays_readable(app: Celery, whose: str) -> None:
+    if whose == "of the app":
+        app.conf.update(task_serializer="pickle", result_serializer="pickle")
+
+    @app.task(name="order", base=DurableTask, bind=True, serializer="pickle" if whose == "of the task" else None)
+    def order(self: DurableTask, items: set[int]) -> None:
+        self.step.run("charge", lambda: 100)
+        raise KeyboardInterrupt  # its process ends
+
+    with pytest.raises(KeyboardInterrupt):
+        deliver(order, {1, 2}, id=RUN.id)
+    stored = runtime.of(app).store.message(RUN.id, RUN)
+    assert stored is not None
+    assert messages.opened(app, stored)[:2] == ("order", [{1, 2}])
+    if whose == "of the app":
+        assert decoded(pack(list(serialization.dumps({3}, serializer="pickle"))), app) == {3}
+
+
+def test_a_child_whose_own_serializer_could_not_be_read_back_is_not_sent(app: Celery) -> None:
+    @app.task(name="other")
+    def other(number: int) -> None: ...
+
+    @app.task(name="order", base=DurableTask, bind=True)
+    def order(self: DurableTask) -> None:
+        self.step.run_task("child", other.s(1).set(serializer="pickle"))
+
+    failed = deliver(order, id=RUN.id).retval.exception
+    assert str(failed).endswith("this app does not accept what pickle writes. Add it to accept_content.")
+    assert published(app) == []

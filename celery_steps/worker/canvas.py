@@ -76,9 +76,9 @@ def freeze(app: Celery, asked: Asked, id: str, parent: Parent, said_by: str) -> 
 
 def loaded(app: Celery, plan: Plan, missing: Iterable[str] = ()) -> Signature:
     """What is to be sent, with the ids that it has: once more it is the same child. Of a group only what is missing, if said."""
-    data: Any = plan.signature
-    found = serialization.loads(data, plan.content_type, plan.encoding, accept=[plan.content_type])
-    signature = _whole(app, found)
+    payload = plan.content_type, plan.encoding, plan.signature
+    accept = messages.accepted(app, (app.tasks.get(node.task) for node in plan.nodes))
+    signature = _whole(app, messages.loaded("What is recorded of a child", payload, accept))
     if missing and isinstance(signature, group):
         signature.tasks = [one for one in signature.tasks if any(task.options["task_id"] in missing for task in heads(one))]
     return signature
@@ -258,6 +258,12 @@ def _serialized(app: Celery, signature: Signature, tasks: list[Signature], said_
         raise StepsError(
             f"{said_by}: {_name(signature)} cannot be sent, as {serializer} cannot write its arguments or options: {error}"
         ) from error
+    readable = messages.accepted(app, (app.tasks.get(task.task) for task in tasks))
+    if content_type not in serialization.prepare_accept_content(readable):  # it is kept, and read to be sent
+        raise StepsError(
+            f"{said_by}: {_name(signature)} cannot be sent, as this app does not accept what {serializer} writes. "
+            "Add it to accept_content."
+        )
     return content_type, encoding, data.encode() if isinstance(data, str) else data
 
 

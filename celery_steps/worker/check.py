@@ -14,11 +14,11 @@ from celery_steps.engine.attempt import Attempt, current
 from celery_steps.engine.entries import Identity
 from celery_steps.engine.history import History
 from celery_steps.engine.memory import MemoryStore
-from celery_steps.errors import AttemptEnded, InputMismatch, ResultError
+from celery_steps.errors import AttemptEnded, InputMismatch, ResultError, StepsError
 from celery_steps.store.keys import RunId
 from celery_steps.store.replies import Claim, Entry
 from celery_steps.worker import messages, runtime
-from celery_steps.worker.result import Result, decoded
+from celery_steps.worker.result import Result
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,10 @@ def rehearse(
         return Check(**known, diverges=f"There is no durable task {run.task!r} in this code.")
     if message is None:
         return Check(**known, diverges="Its message is gone from Redis: it cannot be delivered again.")
-    _, args, kwargs, options = messages.opened(message)
+    try:
+        _, args, kwargs, options = messages.opened(app, message, task)
+    except StepsError as error:
+        return Check(**known, diverges=f"Its message cannot be read: {error}")
     attempt = Rehearsal(
         store=Script(namespace, journal()),
         run=str(run),
@@ -142,9 +145,9 @@ def _other_end(task: Any, attempt: Attempt, value: Any) -> str:
         return ""
     if finish.outcome != "succeeded":
         return f"The body returns {value!r:.200}, the recorded run ended as {finish.outcome}."
-    recorded = decoded(finish.value)
+    result = Result(task, task.request)
     try:
-        given = decoded(Result(task, task.request).encoded(value))
+        recorded, given = result.decoded(finish.value), result.decoded(result.encoded(value))
     except ResultError as error:
         return str(error)
     return "" if given == recorded else f"The body returns {given!r:.200}, the recorded run returned {recorded!r:.200}."

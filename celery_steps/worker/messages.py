@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from contextlib import suppress
 from copy import deepcopy
 from datetime import datetime, timezone
@@ -12,8 +13,10 @@ from celery import Celery
 from celery.app.task import Context, Task
 from celery.utils.time import maybe_iso8601
 from kombu import serialization
+from kombu.exceptions import ContentDisallowed
 
 from celery_steps.codec import pack, unpack
+from celery_steps.errors import ResultError
 from celery_steps.store.keys import RunId
 from celery_steps.store.store import Store
 
@@ -79,16 +82,47 @@ class Snapshot:
         return float(countdown), options["retries"], self.build(args, kwargs, options)
 
 
-def opened(message: bytes) -> tuple[str, Any, Any, dict[str, Any]]:
-    """What a stored message says: task, args, kwargs, options."""
-    _, name, content_type, encoding, data = unpack(message)
-    return name, *serialization.loads(data, content_type, encoding, accept=[content_type])
+def accepted(app: Celery, tasks: Iterable[Any] = ()) -> set[str]:
+    """The serializers of messages that this app reads: those it accepts, and those that it and these tasks write with."""
+    own = (getattr(task, "serializer", None) for task in tasks)
+    return {name for name in (*(app.conf.accept_content or ()), app.conf.task_serializer, *own) if name}
 
 
-def begun_anew(message: bytes, reopened: int) -> bytes:
+def loaded(what: str, payload: tuple[Any, Any, Any], serializers: Iterable[str], setting: str = "accept_content") -> Any:
+    """What is in stored bytes, given as content type, encoding, data. ResultError, which begins with `what`, says what to do."""
+    content_type, encoding, data = payload
+    try:
+        # Who writes to Redis must not choose by what it is read: pickle, for one, calls what it is told to call.
+        accept = serialization.prepare_accept_content(set(serializers))
+        return serialization.loads(data, content_type, encoding, accept=accept)
+    except ContentDisallowed as error:
+        raise ResultError(
+            f"{what} cannot be read: this app does not accept the content type {content_type!r}. "
+            f"If the app has written it, add its serializer to {setting}."
+        ) from error
+    except Exception as error:
+        raise ResultError(f"{what} cannot be read: {error}. It is damaged, or its serializer is not installed here.") from error
+
+
+def opened(app: Celery, message: bytes, task: Any = None) -> tuple[str, Any, Any, dict[str, Any]]:
+    """What a stored message says: task, args, kwargs, options. ResultError if it cannot be read.
+
+    `task`: by default the one of its name.
+    """
+    found = unpack(message)
+    if not isinstance(found, list) or len(found) != 5 or not isinstance(found[1], str):
+        raise ResultError("A stored message cannot be read: it is damaged.")
+    _, name, *payload = found
+    body = loaded(f"The stored message of {name}", tuple(payload), accepted(app, [task or app.tasks.get(name)]))
+    match body:
+        case [list() | tuple() as args, dict() as kwargs, dict() as options]:
+            return name, args, kwargs, options
+    raise ResultError(f"The stored message of {name} cannot be read: it does not hold arguments and options.")
+
+
+def begun_anew(app: Celery, message: bytes, reopened: int) -> bytes:
     """The message of a run that is reopened for the nth time: its retries are still to come."""
-    _, name, content_type, encoding, data = unpack(message)
-    args, kwargs, options = serialization.loads(data, content_type, encoding, accept=[content_type])
+    name, args, kwargs, options = opened(app, message)
     options["retries"] = 0
     options["headers"] = {**(options.get("headers") or {}), REOPENED: reopened}
     content_type, encoding, data = serialization.dumps([args, kwargs, options], serializer=options["serializer"])
@@ -97,7 +131,7 @@ def begun_anew(message: bytes, reopened: int) -> bytes:
 
 def publish(app: Celery, message: bytes, **extra: Any) -> None:
     """Send a stored message. Not through apply_async: that is overridden in many projects."""
-    name, args, kwargs, options = opened(message)
+    name, args, kwargs, options = opened(app, message)
     app.send_task(name, args, kwargs, task_type=app.tasks.get(name), add_to_parent=False, **options, **extra)
 
 

@@ -6,7 +6,7 @@ import logging
 import os
 from typing import Any
 
-from celery import states
+from celery import Celery, current_app, current_task, states
 from celery.app.task import Context, Task
 from celery.backends.redis import RedisBackend
 from celery.exceptions import Ignore
@@ -17,7 +17,7 @@ from celery_steps.codec import pack, unpack
 from celery_steps.engine.entries import NEVER
 from celery_steps.engine.telling import beginning, complain
 from celery_steps.errors import ResultError
-from celery_steps.worker import chords
+from celery_steps.worker import chords, messages
 
 logger = logging.getLogger("celery_steps")
 
@@ -109,7 +109,7 @@ class Result:
 
     def decoded(self, data: bytes) -> Any:
         """What `encoded` wrote."""
-        return decoded(data)
+        return decoded(data, self._task.app, self._task.backend.serializer)
 
     def revoke(self) -> None:
         """Store REVOKED and count it for a chord."""
@@ -141,7 +141,17 @@ class Result:
             raise Ignore("The callback of the run's chord is being sent.")
 
 
-def decoded(data: bytes) -> Any:
-    """A recorded result, which Celery's own serializer wrote."""
-    content_type, encoding, payload = unpack(data)
-    return serialization.loads(payload, content_type, encoding, accept=[content_type])
+def decoded(data: bytes, app: Celery | None = None, serializer: str | None = None) -> Any:
+    """A recorded result, which Celery's own serializer wrote: one that the app accepts, or this one.
+
+    `app`: by default that of the task in whose body this is called. ResultError if it cannot be read.
+    """
+    app = app or (current_task.app if current_task else current_app)
+    conf = app.conf
+    accept = conf.accept_content if conf.result_accept_content is None else conf.result_accept_content
+    found = unpack(data)
+    if not isinstance(found, list) or len(found) != 3:
+        raise ResultError("A recorded result cannot be read: it is damaged.")
+    # What nobody wants and cannot be encoded is recorded as JSON's null.
+    serializers = {"json", *(accept or ()), conf.result_serializer, serializer or "json"}
+    return messages.loaded("A recorded result", tuple(found), serializers, "result_accept_content")

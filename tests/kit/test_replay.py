@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 from celery import Celery
 
 from celery_steps import DurableTask, StepsError
+from celery_steps.codec import pack
 from celery_steps.testing import Steps, replay
 
 
@@ -132,6 +135,25 @@ def test_what_is_no_exported_run_is_refused(tmp_path: Path, over: dict[str, Any]
     ]:
         with pytest.raises(StepsError, match=why):
             replay(given)
+
+
+class Trap:
+    """Pickle calls this when it reads it."""
+
+    def __reduce__(self) -> Any:
+        return pytest.fail, ("a document has chosen that it is read by pickle",)
+
+
+def test_a_document_does_not_choose_by_what_it_is_read(order: Any, over: dict[str, Any]) -> None:
+    message = pack([1, "shop.order", "application/x-python-serialize", "binary", pickle.dumps(Trap())])
+    check = replay({**over, "call": {"bytes": b64encode(message).decode()}}, order)
+    assert "this app does not accept the content type 'application/x-python-serialize'" in check.diverges
+
+
+def test_a_message_that_is_no_base64_is_refused(order: Any, over: dict[str, Any]) -> None:
+    for call in ({"bytes": "x"}, {"bytes": None}, {"no": "bytes"}, "text"):
+        with pytest.raises(StepsError, match="This is no exported run"):
+            replay({**over, "call": call}, order)
 
 
 def test_a_run_whose_message_redis_had_no_more_cannot_be_replayed(order: Any, over: dict[str, Any]) -> None:

@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from kombu.exceptions import OperationalError
 
-from celery_steps import DurableTask, RunRefused, Runs
+from celery_steps import DurableTask, RunRefused, Runs, StepsError
 from celery_steps.engine import rollback
 from celery_steps.engine.retry import RetryPolicy
+from celery_steps.errors import StoreUnavailable
 from celery_steps.store.keys import RunId
-from delivering import deliver, published
-from runs.outside import store_of
+from celery_steps.store.store import Store
+from delivering import close, deliver, make_app, published
+from runs.outside import every_key, store_of
 from servers import RedisServer, assert_no_leaks
 
 TICKET = {"headers": {"steps_ticket": True}}
@@ -229,6 +232,97 @@ class TestAfterCelerysRetries:
         assert "steps_reopened" not in message.headers
 
 
+def away(*_: Any, **__: Any) -> Any:
+    raise OperationalError("nobody answers")
+
+
+def lost(*_: Any, **__: Any) -> Any:
+    raise StoreUnavailable("Redis cannot be reached")
+
+
+def test_while_the_broker_is_away_the_ticket_brings_it(
+    app: Celery, runs: Runs, shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fail(shop)
+    with monkeypatch.context() as outage:
+        outage.setattr(app.amqp, "send_task_message", away)
+        runs.retry("id-1")
+    assert "could not be published yet: nobody answers" in caplog.text
+    assert runs.get("id-1").status == "suspended"
+    deliver(shop.task, id="id-1", **TICKET)
+    assert runs.get("id-1").status == "succeeded"
+
+
+@pytest.mark.parametrize("asked", ["get_task_meta", "store_result"])
+def test_while_the_result_backend_is_away_nothing_is_changed(
+    app: Celery, runs: Runs, shop: Shop, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    fail(shop)
+    ask = getattr(app.backend, asked)
+
+    def answerless(*args: Any, **options: Any) -> None:
+        outage.setattr(app.backend, asked, ask)  # it is back soon
+        ask(*args, **options)
+        away()
+
+    with monkeypatch.context() as outage:
+        outage.setattr(app.backend, asked, answerless)
+        with pytest.raises(
+            StepsError, match=r"was not retried, as the result backend cannot be used: .* Retry it once that answers"
+        ):
+            runs.retry("id-1")
+    assert (runs.get("id-1").status, shop.task.AsyncResult("id-1").state) == ("failed", "FAILURE")
+
+
+@pytest.mark.parametrize("also", ["only reopen", "the status too"])
+def test_a_store_that_is_lost_before_it_is_reopened_leaves_the_old_end(
+    app: Celery, runs: Runs, shop: Shop, monkeypatch: pytest.MonkeyPatch, also: str
+) -> None:
+    fail(shop)
+
+    def reopen(*_: Any, **__: Any) -> Any:
+        if also == "the status too":
+            outage.setattr(Store, "status", lost)
+        lost()
+
+    with monkeypatch.context() as outage:
+        outage.setattr(Store, "reopen", reopen)
+        with pytest.raises(StoreUnavailable):
+            runs.retry("id-1")
+    assert (runs.get("id-1").status, shop.task.AsyncResult("id-1").state) == ("failed", "FAILURE")
+
+
+def test_one_that_was_reopened_though_its_answer_was_lost_does_not_get_the_old_end(
+    app: Celery, runs: Runs, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail(shop)
+    reopen = Store.reopen
+
+    def unheard(*args: Any, **options: Any) -> Any:
+        reopen(*args, **options)
+        deliver(shop.task, id="id-1", **TICKET)
+        outage.setattr(Store, "status", lost)
+        lost()
+
+    with monkeypatch.context() as outage:
+        outage.setattr(Store, "reopen", unheard)
+        with pytest.raises(StoreUnavailable):
+            runs.retry("id-1")
+    assert (runs.get("id-1").status, shop.task.AsyncResult("id-1").state) == ("succeeded", "SUCCESS")
+
+
+def test_without_a_result_backend_it_goes_on_too(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = make_app(redis_server, result_backend="disabled://")
+    shop = Shop(app)
+    shop.broken = {"load"}
+    deliver(shop.task, id="id-1")
+    shop.broken = set()
+    Runs(app).retry("id-1")
+    deliver(shop.task, id="id-1", **TICKET)
+    assert Runs(app).get("id-1").status == "succeeded"
+    close(app)
+
+
 def test_a_step_that_is_not_recorded_is_refused_and_those_that_are_are_named(app: Celery, runs: Runs, shop: Shop) -> None:
     fail(shop)
     for act in (runs.retry, runs.fork):
@@ -287,3 +381,29 @@ def test_a_copy_goes_into_a_namespace_of_its_own(app: Celery, runs: Runs, shop: 
         runs.fork("id-1", namespace="id-2")
     assert published(app) == []
     assert store_of(app).status("id-2", RunId("shop.greet", "id-2")) == "succeeded"
+
+
+def test_a_copy_that_cannot_be_sent_leaves_its_namespace_free(
+    app: Celery, runs: Runs, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliver(shop.task, 42, id="id-1")
+    before, sent = every_key(app), []
+
+    def late(*_: Any, task_id: str, **__: Any) -> None:
+        sent.append(task_id)
+        away()
+
+    with monkeypatch.context() as outage:
+        outage.setattr(app, "send_task", late)
+        with pytest.raises(
+            StepsError, match=r"was not forked, as the copy cannot be sent: .*nobody answers.* once the broker answers"
+        ):
+            runs.fork("id-1", namespace="copy")
+    assert {key for key in every_key(app) - before if "cancel:" not in key} == set()
+    shop.done.clear()
+    deliver(shop.task, 42, id=sent[0], headers={"steps_namespace": "copy"})
+    assert shop.done == [], "what was sent after all does nothing again"
+    runs.purge(namespace="copy")
+    runs.fork("id-1", namespace="copy")
+    assert forked(app, shop).retval == ["load!", "reserve!", "charge!", "ship!"]
+    assert shop.done == []

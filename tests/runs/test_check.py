@@ -11,8 +11,10 @@ import pytest
 from celery import Celery
 from click.testing import CliRunner
 
-from celery_steps import DurableTask, Runs
+from celery_steps import DurableTask, Runs, StepsError
 from celery_steps.cli import steps
+from celery_steps.codec import pack
+from celery_steps.store.keys import RunId
 from delivering import deliver, published
 from runs.outside import every_key, store_of
 
@@ -105,6 +107,33 @@ def test_a_task_that_is_gone_diverges(app: Celery, runs: Runs) -> None:
     del app.tasks["shop.order"]
     (check,) = runs.check()
     assert check.diverges == "There is no durable task 'shop.order' in this code."
+
+
+@pytest.mark.usefixtures("open_run")
+@pytest.mark.parametrize(
+    "message",
+    [
+        pack([1, "shop.order", "application/json", "utf-8", b"{broken"]),
+        pack([1, "shop.order", "application/json", "utf-8", b'["a", "b", "c"]']),
+        pack([1, "shop.order", "application/x-python-serialize", "binary", b"never read"]),
+        pack([1, "shop.order"]),
+        b"\xc1",
+    ],
+    ids=["broken", "not arguments", "not accepted", "cut off", "damaged"],
+)
+def test_a_message_that_cannot_be_read_diverges_and_the_others_are_checked(
+    app: Celery, runs: Runs, waiting: Any, message: bytes
+) -> None:
+    deliver(waiting, id="later")
+    store = store_of(app)
+    store.client.call("HSET", store.keys.namespace("id-1").messages, str(RunId("shop.order", "id-1")), message)
+    checks = {check.id: check for check in runs.check()}
+    assert checks["later"].ok
+    assert checks["id-1"].diverges.startswith("Its message cannot be read: ")
+    before = every_key(app)
+    with pytest.raises(StepsError, match=r"cannot be read"):
+        runs.fork("id-1", namespace="copy")
+    assert every_key(app) == before, "no half of a copy is left"
 
 
 def test_finished_runs_and_other_tasks_are_left_out(app: Celery, runs: Runs, greet: Any, waiting: Any) -> None:

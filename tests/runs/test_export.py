@@ -76,7 +76,7 @@ def test_what_was_recorded_is_in_it_byte_for_byte(app: Celery, exported: dict[st
     entries = list(store_of(app).entries("order-42"))
     assert entries_of(exported) == entries
     assert [b64decode(entry["bytes"]) for entry in exported["journal"]] == [entry.data for entry in entries]
-    name, args, kwargs, _ = messages.opened(call_of(exported) or b"")
+    name, args, kwargs, _ = messages.opened(app, call_of(exported) or b"")
     assert (name, args, kwargs) == ("shop.order", ["1.50"], {"to": "ann"})
 
 
