@@ -324,13 +324,39 @@ def test_a_run_that_crashed_too_often_cancels_its_children_and_sends_others_when
 
 def test_a_run_that_is_ended_by_the_hard_time_limit_cancels_its_children(app: Celery, revoked: list[int]) -> None:
     task = die_while_the_child_runs(app)
+    reach_the_hard_limit(app, task)
+    assert (field(app, "settled"), revoked) == ("failed", [1])
+
+
+def reach_the_hard_limit(app: Celery, task: Any) -> None:
     task.apply_async(task_id=RUN.id, ignore_result=True)
     (message,) = (message for message in published(app) if message.headers["id"] == RUN.id)
     request = Request(message, app=app, task=task, hostname="worker@here", decoded=False)
     request.time_start = time.time()
     latest.set(None)  # the main process has no delivery
     request.on_timeout(False, 1.0)
-    assert (field(app, "settled"), revoked) == ("failed", [1])
+
+
+@pytest.mark.parametrize(
+    ("end", "error"),
+    [("hard limit", StoreUnavailable("Redis is away")), ("crashes", redis.ConnectionError("the broker is away"))],
+)
+def test_children_that_cannot_be_cancelled_keep_no_failed_run_open(
+    app: Celery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, end: str, error: Exception
+) -> None:
+    def cancel(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(WorkerChildren, "cancel", cancel)
+    app.conf.steps_max_crashes = 1
+    task = die_while_the_child_runs(app)
+    if end == "hard limit":
+        reach_the_hard_limit(app, task)
+    else:
+        wait_until_due(app)
+        assert outcome(redeliver(task)) == "FAILURE"
+    assert field(app, "settled") == "failed"
+    assert f"Children of run {RUN} may go on" in caplog.text
 
 
 # -- Redis out of memory --------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple, NoReturn, Protocol
@@ -16,6 +17,8 @@ from celery_steps.engine.waiting import Ended, Wait, recorded
 from celery_steps.errors import ChildFailed, ResultError, StepTimeout
 from celery_steps.store.replies import Event
 from celery_steps.times import duration
+
+logger = logging.getLogger("celery_steps")
 
 #: The longest time between two looks at a child, in ms.
 _LONGEST = 600_000
@@ -267,6 +270,14 @@ def cancel_children(journal: Standing, children: Children) -> None:
     ]
     if waits:
         children.cancel([child_detail(wait.detail)[1] for wait in waits])
+
+
+def give_up_children(journal: Standing, children: Children) -> None:
+    """As `cancel_children`, as far as that can be done: Celery has stored how the run ends, and nothing comes back for them."""
+    try:
+        cancel_children(journal, children)
+    except Exception as error:  # of the broker, the result backend or the store
+        logger.warning("Children of run %s may go on, as they could not be cancelled: %r", journal.run, error)
 
 
 # -- when to look, and when to send again --------------------------------------------------------------------------------

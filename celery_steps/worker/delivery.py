@@ -19,7 +19,7 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery_steps.codec import Codec, input_digest
 from celery_steps.engine import news, rollback
 from celery_steps.engine.attempt import Attempt, current
-from celery_steps.engine.child import cancel_children
+from celery_steps.engine.child import cancel_children, give_up_children
 from celery_steps.engine.journal import JournalStore
 from celery_steps.engine.refusal import Refused
 from celery_steps.errors import (
@@ -285,7 +285,7 @@ class Delivery:
             if self.attempt.owner:
                 value = self.attempt.codec.encode_failure(error or StepsError())
                 if state == "failed":  # before it came to their waits: too many crashes, another code
-                    cancel_children(self.attempt.journal, self.attempt.children)
+                    give_up_children(self.attempt.journal, self.attempt.children)
                 if not self._undo_and_finish(state, value, error):
                     self.known.put_back()
             elif self.attempt.journal.length or self.final:

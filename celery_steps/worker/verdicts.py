@@ -14,7 +14,7 @@ from celery.worker import state
 from celery.worker.request import Request as CeleryRequest
 
 from celery_steps.details import Problem, RunDetails
-from celery_steps.engine.child import cancel_children
+from celery_steps.engine.child import give_up_children
 from celery_steps.engine.entries import pack_control, pack_finish, pack_rollback
 from celery_steps.engine.journal import Journal
 from celery_steps.errors import StepsError, StoreUnavailable
@@ -270,7 +270,7 @@ class Request(CeleryRequest):  # type: ignore[misc]
             binding = run.parts.main_store.bind(run.namespace, run.id, self._token, self._app.main or "")
             journal = Journal(binding, str(run.id))
             journal.absorb(binding.read("-"))
-            cancel_children(journal, WorkerChildren(self._app))
+            give_up_children(journal, WorkerChildren(self._app))
             if journal.undoable:
                 binding.begin_rollback(uuid4().hex, pack_rollback(str(run.id), outcome, value))
                 binding.release(0)
