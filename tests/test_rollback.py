@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from celery import Celery
 from runs.outside import store_of
@@ -216,3 +218,34 @@ def test_a_cancel_met_by_a_retry_undoes_too_however_often_that_is_tried(
     assert (runs.get("id-1").status, travel.cancelled) == ("cancelled", ["flight 42"])
     assert short.AsyncResult("id-1").state == "REVOKED"
     assert [record.message for record in caplog.records if record.name == "celery_steps"] == []
+
+
+def test_a_rollback_that_goes_on_later_comes_by_every_branch(app: Celery, runs: Runs) -> None:
+    tries: list[str] = []
+
+    def undo(result: str) -> None:
+        tries.append(result)
+        if len(tries) == 1:
+            raise KeyboardInterrupt  # the process is gone
+
+    booked = threading.Event()
+
+    def fail() -> None:
+        booked.wait(5)
+        raise ValueError("no passport")
+
+    @app.task(bind=True, base=DurableTask, name="shop.block")
+    def block(self: DurableTask) -> None:
+        with self.step.parallel() as p:
+            p.run("visa", fail)
+            if tries:
+                threading.Event().wait(0.05)  # a branch that begins would be over before the next one
+            p.run("hotel", lambda: booked.set() or "hotel 42", rollback=undo)
+
+    with pytest.raises(KeyboardInterrupt):
+        deliver(block, id="id-1")
+    let_the_lease_run_out(app)
+    deliver(block, id="id-1", **TICKET)
+    assert runs.get("id-1").status == "failed"
+    assert tries == ["hotel 42", "hotel 42"]
+    assert runs.get("id-1").to_undo == ()

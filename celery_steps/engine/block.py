@@ -55,7 +55,7 @@ class Block:
             branch.replay(step)
             news.of_replay(self._attempt, step)
         self._branches.append(branch)
-        if step is None or step.said:
+        if (step is None or step.said) and self._attempt.journal.rollback is None:  # else it comes by only for the undos
             branch.context = copy_context()
             self._submit(branch)
         return branch.future
@@ -157,6 +157,8 @@ class Block:
     def _join(self, left_by: BaseException | None) -> None:
         """Until all is over. Raises what the block comes to, if it is not what it was left by already."""
         attempt = self._attempt
+        if attempt.journal.rollback is not None and not all(branch.is_over for branch in self._branches):
+            attempt.before_effect()
         if left_by is None:
             try:
                 self._start_waits()
