@@ -363,7 +363,61 @@ def test_one_whose_broker_is_away_is_not_taken_for_lost(app: Celery, monkeypatch
         raise OperationalError("away")
 
     monkeypatch.setattr(type(app), "connection_for_write", away)
-    assert not children.are_lost(frozen.detail, [ID])
+    assert children.are_lost([(frozen.detail, [ID])]) == [False]
+
+
+def test_many_are_asked_for_at_once_each_by_the_queue_that_it_was_sent_to(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue may be the task's own, or be chosen by a router that wants to see the task."""
+
+    @app.task(name="slow")
+    def slow() -> None: ...
+
+    slow.queue = "slow"
+
+    @app.task(name="routed", lane="fast")
+    def routed() -> None: ...
+
+    def route(name: str, *_: Any, task: Any = None, **__: Any) -> dict[str, str] | None:
+        return {"queue": task.lane} if hasattr(task, "lane") else None
+
+    app.conf.task_routes = [route]
+    children, connected, asked = WorkerChildren(app), [], []
+    ids = [f"{name}-{i}" for name in ("slow", "routed", "add") for i in range(3)]
+    details = [children.freeze(Asked(id.split("-")[0], None, None, {}), id, THE_PARENT, "here").detail for id in ids]
+    for detail in (details[0], details[3]):
+        assert children.send(detail)
+    connect = type(app).connection_for_write
+
+    def counted(self: Celery, *args: Any, **options: Any) -> Any:
+        connected.append(1)
+        return connect(self, *args, **options)
+
+    def answers(self: Inspect, *given: str) -> Any:
+        asked.append(list(given))
+        return {"worker@here": {"add-1": ["reserved", {}]}}
+
+    monkeypatch.setattr(type(app), "connection_for_write", counted)
+    monkeypatch.setattr(Inspect, "query_task", answers)
+    lost = children.are_lost([(detail, [id]) for detail, id in zip(details, ids, strict=True)])
+    assert [id for id, gone in zip(ids, lost, strict=True) if gone] == ["add-0", "add-2"]
+    assert (asked, len(connected)) == ([["add-0", "add-1", "add-2"]], 3)
+    assert [message.headers["id"] for queue in ("slow", "fast") for message in published(app, queue)] == ["slow-0", "routed-0"]
+
+
+def test_all_waits_of_a_run_are_asked_for_in_one_look(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    def body(step: Any) -> None:
+        with step.parallel() as p:
+            for i in range(5):
+                p.run_task(f"child {i}", "add", [i])
+
+    task = calling(app, body)
+    deliver(task, id="run")
+    sent = [message.headers["id"] for message in published(app)]
+    asked: list[int] = []
+    monkeypatch.setattr(Inspect, "query_task", lambda self, *ids: asked.append(len(ids)) or {"worker@here": {sent[2]: []}})
+    later(app, task, monkeypatch)
+    assert asked == [5]
+    assert sorted(message.headers["id"] for message in published(app)) == sorted({*sent} - {sent[2]})
 
 
 # -- its end ------------------------------------------------------------------------------------------------------------

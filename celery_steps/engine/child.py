@@ -69,7 +69,7 @@ class Children(Protocol):
     def freeze(self, asked: Asked, id: str, parent: Parent, said_by: str) -> Frozen: ...  # StepsError for what cannot be sent
     def send(self, detail: bytes, missing: Sequence[str] = ()) -> bool: ...  # all, or what is missing. False: not now
     def look(self, details: Sequence[bytes]) -> list[Child]: ...
-    def are_lost(self, detail: bytes, missing: Sequence[str]) -> bool: ...  # asked before what may run twice is sent again
+    def are_lost(self, asked: Sequence[tuple[bytes, Sequence[str]]]) -> list[bool]: ...  # before what may run twice is sent again
     def cancel(self, details: Sequence[bytes]) -> None: ...
 
 
@@ -134,9 +134,19 @@ class ChildWait(Wait):
             return
         attempt, children = those[0].attempt, those[0].children
         found: list[Child] = attempt.leaving(lambda: children.look([wait.frozen for wait in those]))
+        unseen: list[tuple[ChildWait, Child]] = []
         for wait, child in zip(those, found, strict=True):
             wait.child = child
-            if child.missing and not child.over and wait._is_missing(now, child.once) and wait._is_lost(child):
+            if child.missing and not child.over and wait._is_missing(now, child.once):
+                unseen.append((wait, child))
+        # What may run twice is sent again only if nobody who can be asked has it. One that never left may not have been sent.
+        asked = [(wait, child) for wait, child in unseen if not child.once and wait._left_at() is not None]
+        lost: list[bool] = []
+        if asked:
+            lost = attempt.leaving(lambda: children.are_lost([(wait.frozen, child.missing) for wait, child in asked]))
+        kept = {wait.identity for (wait, _), gone in zip(asked, lost, strict=True) if not gone}
+        for wait, child in unseen:
+            if wait.identity not in kept:
                 wait._send(child.missing)
 
     def _send(self, missing: Sequence[str] = ()) -> None:
@@ -155,13 +165,6 @@ class ChildWait(Wait):
         if left is None:
             return not self.sent_here
         return _chances(now - self.began_at, self._lease, once) > _chances(left - self.began_at, self._lease, once)
-
-    def _is_lost(self, child: Child) -> bool:
-        """Whether nobody who can be asked has what was sent and may run twice."""
-        if child.once or self._left_at() is None:  # perhaps it was never sent
-            return True
-        lost: bool = self.attempt.leaving(lambda: self.children.are_lost(self.frozen, child.missing))
-        return lost
 
     def _left_at(self) -> int | None:
         """When this run has last suspended since this wait began, None: not yet."""

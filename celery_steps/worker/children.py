@@ -91,36 +91,48 @@ class WorkerChildren:
             known[id] = _stored(meta, known[id])
         return [_judged(plan, known) for plan in plans]
 
-    def are_lost(self, detail: bytes, missing: Sequence[str]) -> bool:
-        """Whether what nobody has begun is with no worker, and cannot be in a queue, as that is empty.
+    def are_lost(self, asked: Sequence[tuple[bytes, Sequence[str]]]) -> list[bool]:
+        """Of several children, whether what nobody has begun is with no worker, and cannot be in a queue, as that is empty.
 
-        Where neither brokers nor workers answer to that, it counts as lost; where the broker is away, as not.
+        Where neither brokers nor workers answer to that, it counts as lost; where the broker is away, as not. Each queue is
+        looked at once, and the workers are asked once for all: that takes a second.
         """
         try:
-            return not self._may_be_queued(detail, missing) and not self._is_reserved(missing)
+            queues = [self._queues_of(detail, missing) for detail, missing in asked]
+            filled = {name for name in sorted(set().union(*queues)) if self._is_filled(name)}
+            doubtful = [not names & filled for names in queues]
+            unqueued = [missing for (_, missing), unsure in zip(asked, doubtful, strict=True) if unsure]
+            reserved = self._reserved([id for missing in unqueued for id in missing])
         except self._away() as error:
-            logger.warning("It cannot be found out whether the children %s are lost: %r", list(missing)[:10], error)
-            return False
+            ids = [id for _, missing in asked for id in missing]
+            logger.warning("It cannot be found out whether the children %s are lost: %r", ids[:10], error)
+            return [False] * len(asked)
+        return [unsure and not reserved.intersection(missing) for (_, missing), unsure in zip(asked, doubtful, strict=True)]
 
-    def _may_be_queued(self, detail: bytes, missing: Sequence[str]) -> bool:
+    def _queues_of(self, detail: bytes, missing: Sequence[str]) -> set[str]:
+        """The queues in which what is missing may be, found as Celery does when it sends a task."""
         router, found = self._app.amqp.router, set()
         for task in canvas.heads(canvas.loaded(self._app, Plan.read(detail), missing)):
-            queue = router.route(task.options, task.task, task.args, task.kwargs).get("queue")
-            if queue is not None and task.options["task_id"] in missing:
-                found.add(getattr(queue, "name", queue))
-        for name in sorted(found):
-            with self._app.connection_for_write() as connection:  # one each: AMQP closes the channel if there is no such queue
-                try:
-                    if connection.default_channel.queue_declare(name, passive=True).message_count:
-                        return True
-                except connection.channel_errors:
-                    continue
-        return False
+            if task.options["task_id"] in missing:
+                known = self._app.tasks.get(task.task)
+                options = {**(known._get_exec_options() if known is not None else {}), **task.options}
+                queue = router.route(options, task.task, task.args, task.kwargs, task_type=known).get("queue")
+                if queue is not None:
+                    found.add(getattr(queue, "name", queue))
+        return found
 
-    def _is_reserved(self, missing: Sequence[str]) -> bool:
-        """Whether a worker has it, but not begun: prefetched, or for later."""
-        answers = self._app.control.inspect(timeout=1.0).query_task(*missing)
-        return any(answer for answer in (answers or {}).values())
+    def _is_filled(self, queue: str) -> bool:
+        with self._app.connection_for_write() as connection:  # one each: AMQP closes the channel if there is no such queue
+            try:
+                return bool(connection.default_channel.queue_declare(queue, passive=True).message_count)
+            except connection.channel_errors:
+                return False
+
+    def _reserved(self, ids: list[str]) -> set[str]:
+        """Those that a worker has, but not begun: prefetched, or for later."""
+        answers = self._app.control.inspect(timeout=1.0).query_task(*ids) if ids else None
+        found = {id for answer in (answers or {}).values() for id in answer or ()}
+        return found if found <= set(ids) else set(ids)  # something else is an error: that worker may have any of them
 
     def _known_to_store(self, nodes: list[Node]) -> dict[str, _Known]:
         """What their journals say, which outlives the result backend's memory."""
