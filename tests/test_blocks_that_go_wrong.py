@@ -262,3 +262,73 @@ def test_an_undo_may_log_and_has_an_idempotency_key_of_its_own(app: Celery, runs
     deliver(undone, id="a")
     assert len(set(keys)) == 2
     assert [line.message for line in runs.logs("a")] == ["undoing"]
+
+
+@pytest.mark.parametrize("caught", [False, True])
+def test_what_an_operator_said_of_a_branch_holds_whatever_becomes_of_the_others(app: Celery, runs: Runs, caught: bool) -> None:
+    calls: list[str] = []
+    undone: list[str] = []
+    said: list[str] = []
+
+    def charge() -> str:
+        calls.append("charge")
+        raise KeyboardInterrupt  # the process is gone
+
+    def fail() -> None:
+        raise ConnectionError("no route")
+
+    @app.task(bind=True, base=DurableTask, name="pay")
+    def pay(self: DurableTask) -> None:
+        try:
+            with self.step.parallel(max_workers=1) as p:
+                if said:
+                    p.run("other", fail)
+                    threading.Event().wait(0.05)  # what is not begun by now is dropped
+                p.run("charge", charge, at_most_once=True, rollback=undone.append)
+        except ConnectionError:
+            if not caught:
+                raise
+        self.step.run("next", lambda: 1)
+        raise ValueError("no passport")
+
+    with pytest.raises(KeyboardInterrupt):
+        deliver(pay, id="a")
+    store_of(app).client.call("HSET", store_of(app).keys.namespace("a").run, "lease", "0")
+    deliver(pay, id="a", **TICKET)
+    assert runs.get("a").status == "in_doubt"
+    runs.resolve("a", done="CH-1")
+    said.append("CH-1")
+    deliver(pay, id="a", **TICKET)
+    assert (runs.get("a").status, undone, calls) == ("failed", ["CH-1"], ["charge"])
+
+
+def test_a_branch_in_doubt_that_is_given_up_stays_in_doubt(app: Celery, runs: Runs) -> None:
+    calls: list[str] = []
+
+    def charge() -> str:
+        calls.append("charge")
+        raise KeyboardInterrupt  # the process is gone
+
+    def fail() -> None:
+        raise ConnectionError("no route")
+
+    @app.task(bind=True, base=DurableTask, name="pay")
+    def pay(self: DurableTask) -> None:
+        try:
+            with self.step.parallel(max_workers=1) as p:
+                if calls:
+                    p.run("other", fail)
+                p.run("charge", charge, at_most_once=True)
+        except ConnectionError:
+            pass
+        self.step.run("next", lambda: 1)
+        self.step.sleep("a while", "1h")
+
+    with pytest.raises(KeyboardInterrupt):
+        deliver(pay, id="a")
+    store_of(app).client.call("HSET", store_of(app).keys.namespace("a").run, "lease", "0")
+    deliver(pay, id="a", **TICKET)
+    assert [record.key for record in runs.records("a") if record.status == "failed"] == ["other"]
+    runs.cancel("a")
+    deliver(pay, id="a", **TICKET)
+    assert calls == ["charge"]

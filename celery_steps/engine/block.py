@@ -16,6 +16,7 @@ from typing import Any
 
 from celery_steps.engine import loops, news
 from celery_steps.engine.attempt import Attempt, active_attempt
+from celery_steps.engine.entries import Identity
 from celery_steps.engine.execution import Call, execute, failure_of
 from celery_steps.engine.failure import Failure
 from celery_steps.engine.once import branch_call, check_record
@@ -38,6 +39,7 @@ class Block:
         self._branches: list[Branch] = []  # in call order
         self._queue: queue.SimpleQueue[Branch | None] = queue.SimpleQueue()  # not started
         self._threads: list[threading.Thread] = []
+        self._takers: list[threading.Thread] = []  # of what operators said
         self._stopped = False  # nothing is started any more
 
     # -- in the block -----------------------------------------------------------------------------------------------
@@ -57,7 +59,10 @@ class Block:
         self._branches.append(branch)
         if (step is None or step.said) and self._attempt.journal.rollback is None:  # else it comes by only for the undos
             branch.context = copy_context()
-            self._submit(branch)
+            if step is None:
+                self._submit(branch)
+            else:
+                self._take_over(branch)
         return branch.future
 
     def wait(self, make: Callable[[Attempt], Wait]) -> Future[Any]:
@@ -94,15 +99,33 @@ class Block:
             thread.start()
             self._threads.append(thread)
 
+    def _take_over(self, branch: Branch) -> None:
+        """Record what an operator said of it, before any other branch can end the block: it has had its effect.
+
+        In a thread, as branches are that must pause; no handler is called there.
+        """
+        thread = threading.Thread(target=self._work_on, args=(branch,), name="celery-steps-branch", daemon=True)
+        self._takers.append(thread)
+        thread.start()
+        thread.join()
+
     def _work(self) -> None:
         """Do one branch after the other, until the block is over."""
         with self._attempt.beside():
             while not self._stopped and (branch := self._queue.get()) is not None:
-                assert branch.context is not None
-                branch.context.run(branch.settle, partial(self._execute, branch))
-                if branch.has_failed() and not (self._return_exceptions and (branch.failure or branch.is_recorded)):
-                    self._stopped = True
+                self._do(branch)
         loops.close()
+
+    def _work_on(self, branch: Branch) -> None:
+        with self._attempt.beside():
+            self._do(branch)
+        loops.close()
+
+    def _do(self, branch: Branch) -> None:
+        assert branch.context is not None
+        branch.context.run(branch.settle, partial(self._execute, branch))
+        if branch.has_failed() and not (self._return_exceptions and (branch.failure or branch.is_recorded)):
+            self._stopped = True
 
     def _not_started(self) -> list[Branch]:
         """Take what no thread has taken yet."""
@@ -128,7 +151,7 @@ class Block:
         return value
 
     def _await_threads(self) -> None:
-        for thread in self._threads:
+        for thread in [*self._takers, *self._threads]:
             while thread.is_alive():
                 thread.join(1)  # a signal in the moment before is noticed when this returns
 
@@ -266,7 +289,7 @@ class Block:
         if isinstance(work, Wait):
             pack = partial(_pack_dropped, work, dropped)
             failure = Failure(work.identity, dropped, pack, attempt.append, cause, called=False, verb=work.verb, began=work.began)
-        elif branch.is_over and work.identity in attempt.journal.intents:  # it may have had its effect: that stays a doubt
+        elif _may_have_happened(attempt, work.identity):  # that stays so
             failure = None
         elif is_dropped or branch.is_over:
             failure = failure_of(work, dropped, attempt.clock(), cause, called=False)
@@ -274,6 +297,12 @@ class Block:
             return None
         branch.future._error, branch.future._over = dropped, True
         return failure
+
+
+def _may_have_happened(attempt: Attempt, identity: Identity) -> bool:
+    """Whether this step is in doubt, or an operator said what it came to, which is to be recorded yet."""
+    step = attempt.journal.steps.get(identity)
+    return identity in attempt.journal.intents or (step is not None and step.said)
 
 
 def _pack_dropped(wait: Wait, dropped: Dropped) -> bytes:

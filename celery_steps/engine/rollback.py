@@ -75,6 +75,8 @@ def _undo(attempt: Attempt, identity: Identity) -> bool:
             raise StepsError(f"The code has no rollback= for step {key!r} (occurrence {sequence}) any more.")
         with _inside(attempt, identity):
             step, codec = attempt.journal.steps[identity], attempt.codec
+            if not step.ok:
+                raise StepsError(f"Step {key!r} (occurrence {sequence}) has no result that rollback= could be called with.")
             value = said_value(codec, step, hint, **where) if step.said else codec.decode(step.value, hint=hint, **where)
             done = handler(value)
             if inspect.isawaitable(done):

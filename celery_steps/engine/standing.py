@@ -57,7 +57,7 @@ class Standing:
     def _step(self, entry: Entry) -> None:
         step = fmt.read_step(entry)
         known = self.steps.setdefault((step.key, step.sequence), step)
-        if known.said:
+        if known.said and step.ok:  # a failure says nothing against an effect that somebody has seen
             self.steps[step.key, step.sequence] = step
         self.writers.setdefault((step.key, step.sequence), self._writer)
         if step.undo and step.ok and self._writer == self.run and not known.said:
