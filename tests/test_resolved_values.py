@@ -156,6 +156,28 @@ def test_what_does_not_fit_leaves_the_doubt_says_so_and_can_be_said_again(
     assert [record.key for record in runs.records("id-1")] == ["charge"]
 
 
+@dataclass
+class Session:
+    """What its constructor makes of plain data cannot be recorded."""
+
+    id: str
+
+    def __post_init__(self) -> None:
+        self.id = object()  # type: ignore[assignment]
+
+
+def test_what_fits_but_cannot_be_recorded_leaves_the_doubt_as_well(app: Celery, runs: Runs) -> None:
+    def body(self: DurableTask) -> None:
+        self.step.run("charge", die, at_most_once=True, returns=Session)
+
+    pay = in_doubt(app, body)
+    runs.resolve("id-1", done={"id": "s"})
+    deliver(pay, id="id-1", **TICKET)
+    run = runs.get("id-1")
+    assert run.status == "in_doubt"
+    assert "which is in doubt again: what was said of it cannot be its result" in run.waiting
+
+
 def test_an_object_of_that_class_may_be_said_as_well(app: Celery, runs: Runs) -> None:
     pay = in_doubt(app, pay_once)
     runs.resolve("id-1", done=Charge("ch_2"))

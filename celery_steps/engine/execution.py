@@ -187,7 +187,9 @@ def _said(call: Call, journal: Journal) -> Known | None:
     if step is None or not step.said:
         return None
     try:
-        return Known(said_value(call.attempt.codec, step, call.hint, **call.where))
+        value = said_value(call.attempt.codec, step, call.hint, **call.where)
+        call.attempt.codec.encode(value, where="result", hint=call.hint, **call.where)  # as it will be recorded
+        return Known(value)
     except ResultError as error:
         if call.namespace != call.attempt.namespace:
             raise
