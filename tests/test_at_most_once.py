@@ -14,6 +14,7 @@ from runs.outside import store_of
 
 from celery_steps import DurableTask, InDoubt, NotDone, RunRefused, Runs, StepFailed, StepsError
 from celery_steps.cli import steps
+from celery_steps.worker import control
 from delivering import deliver, make_app, published
 from servers import RedisServer
 
@@ -189,6 +190,28 @@ def test_another_step_cannot_be_resolved(app: Celery, runs: Runs) -> None:
         runs.resolve("id-1", done=1, rerun=True)
     with pytest.raises(StepsError, match="Say one of"):
         runs.resolve("id-1")
+
+
+def test_of_two_operators_the_first_counts_and_the_second_is_told(
+    app: Celery, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank = Bank()
+    pay = paying(app, bank)
+    die(app, pay)
+    deliver(pay, id="id-1", redelivered=True)
+    look = control._in_doubt
+
+    def look_slowly(*where: Any) -> Any:
+        found = look(*where)
+        monkeypatch.undo()
+        runs.resolve("id-1", rerun=True)
+        return found
+
+    monkeypatch.setattr(control, "_in_doubt", look_slowly)
+    with pytest.raises(RunRefused, match="was resolved by somebody else a moment before"):
+        runs.resolve("id-1", done="PAID")
+    assert not [record for record in runs.records("id-1") if record.status == "done"]
+    assert deliver(pay, id="id-1", **TICKET).retval != "PAID"
 
 
 def test_a_doubt_can_be_cancelled(app: Celery, runs: Runs) -> None:

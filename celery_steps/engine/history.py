@@ -175,9 +175,10 @@ class History:
             self._now.in_flight = (key, sequence)
 
     def _tried(self, entry: Entry) -> None:
-        key, sequence, due, failure, began, took = fmt.read(entry)
+        key, sequence, due, failure, *times = fmt.read(entry)
+        began, took = times or (0, 0)  # nothing: written before times were
         step = Step(entry.id, key, sequence, None, False, failure, None, began, took)
-        began, ended = self._times(began, took)
+        began, ended = self._times(began, took) if times else (self._clock, self._clock)
         self._raised(entry, (key, sequence), step=step, began_ms=began, ended_ms=ended)
         self._clock, self._due[key, sequence] = max(self._clock, ended), due
 
@@ -188,6 +189,8 @@ class History:
 
     def _resolve(self, entry: Entry) -> None:
         _, key, sequence, how, value = fmt.read(entry)
+        if (key, sequence) not in self.doubts:  # said twice: the first counts
+            return
         self.doubts.discard((key, sequence))
         if how == "rerun":
             return
@@ -257,8 +260,8 @@ class History:
                 self._give_up(self._waits[key, sequence])
 
     def _undo(self, entry: Entry) -> None:
-        key, sequence, ok, failure, began, took = fmt.read(entry)
-        began, ended = self._times(began, took)
+        key, sequence, ok, failure, *times = fmt.read(entry)
+        began, ended = self._times(*times) if times else (self._clock, self._clock)
         self._clock = max(self._clock, ended)
         undone = self._standing.get((key, sequence))
         tried = None if ok else Step(entry.id, key, sequence, None, False, failure, None, 0, 0, "undo")

@@ -9,7 +9,7 @@ from uuid import uuid4
 from celery import Celery
 
 from celery_steps.codec import PLAIN
-from celery_steps.engine.entries import Identity, pack_control, pack_resolve
+from celery_steps.engine.entries import Identity, pack_control, pack_resolve, read
 from celery_steps.engine.journal import Journal
 from celery_steps.errors import JournalLost, RunRefused, StepFailed
 from celery_steps.store.keys import FINAL, RunId
@@ -63,7 +63,7 @@ def cancel(app: Celery, namespace: str, run: RunId, reason: str = "cancelled") -
 def resolve(app: Celery, namespace: str, run: RunId, key: str | None, sequence: int, how: str, value: Any) -> None:
     """Say what became of a step in doubt: done with a result, failed with a text, or rerun.
 
-    Raises RunRefused if it is not in doubt.
+    Raises RunRefused if it is not in doubt, or somebody else has said so first.
     """
     identity = _in_doubt(app, namespace, run, key, sequence)
     codec = runtime.of(app).codec
@@ -73,7 +73,25 @@ def resolve(app: Celery, namespace: str, run: RunId, key: str | None, sequence: 
         data = codec.encode(value, where="done", hint=PLAIN, **where)
     elif how == "failed":
         data = codec.encode_failure(StepFailed(value), **where)
-    ask(app, namespace, run, "resolve", pack_resolve(str(run), identity, how, data))
+    said = pack_resolve(str(run), identity, how, data)
+    ask(app, namespace, run, "resolve", said)
+    first = _first_word(app, namespace, identity)
+    if first not in (None, said):
+        raise RunRefused(
+            f"Step {identity[0]!r} (occurrence {identity[1]}) of run {run.id} was resolved by somebody else a moment before, "
+            "and that counts: see its records."
+        )
+
+
+def _first_word(app: Celery, namespace: str, identity: Identity) -> bytes | None:
+    """What was said first of a step, since it was begun last. None: nothing, or it was begun anew."""
+    first = None
+    for entry in runtime.of(app).main_store.entries(namespace):
+        if entry.kind == "intent" and tuple(read(entry)[:2]) == identity:
+            first = None
+        elif entry.kind == "resolve" and tuple(read(entry)[1:3]) == identity and first is None:
+            first = entry.data
+    return first
 
 
 def _in_doubt(app: Celery, namespace: str, run: RunId, key: str | None, sequence: int) -> Identity:
