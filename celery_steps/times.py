@@ -35,7 +35,7 @@ def moment(value: datetime | str, name: str) -> datetime:
         if _PART.match(value) and not _PART.sub("", value):
             return datetime.now(timezone.utc) - timedelta(seconds=duration(value, name))
         try:
-            found = datetime.fromisoformat(re.sub(r"[zZ]$", "+00:00", value))
+            found = datetime.fromisoformat(utc_written_out(value))
         except ValueError:
             found = None
     if not isinstance(found, datetime):
@@ -45,6 +45,11 @@ def moment(value: datetime | str, name: str) -> datetime:
     return found
 
 
+def utc_written_out(text: str) -> str:
+    """A time in ISO 8601 with its Z as an offset, which Python 3.10 reads as well."""
+    return re.sub(r"[zZ]$", "+00:00", text)
+
+
 def epoch_ms(value: datetime | str | float, name: str) -> int:
     """Milliseconds since 1970 of an aware datetime, ISO 8601 text with an offset, or seconds since 1970. StepsError otherwise."""
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < _LATEST:
@@ -52,7 +57,7 @@ def epoch_ms(value: datetime | str | float, name: str) -> int:
     found: object = value
     if isinstance(value, str):
         with suppress(ValueError):
-            found = datetime.fromisoformat(re.sub(r"[zZ]$", "+00:00", value))
+            found = datetime.fromisoformat(utc_written_out(value))
     if not isinstance(found, datetime):
         raise StepsError(
             f"{name} must be an aware datetime, ISO 8601 text with an offset, or seconds since 1970, not {value!r:.80}."

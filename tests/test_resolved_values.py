@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime, time, timezone
 from decimal import Decimal
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
@@ -214,6 +214,13 @@ def test_a_copy_takes_along_what_was_said_before_the_run_came_by(app: Celery, ru
         ([1, "2.5"], tuple[int, Decimal], (1, Decimal("2.5"))),
         (["1"], tuple[Decimal, ...], (Decimal(1),)),
         ("2026-01-02T03:04:05+00:00", datetime, datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)),
+        ("2026-01-02T03:04:05Z", datetime, datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)),
+        ("03:04:05z", time, time(3, 4, 5, tzinfo=timezone.utc)),
+        (2.5, Decimal, Decimal("2.5")),
+        (0.1, Decimal | None, Decimal("0.1")),
+        ({"id": "a", "amount": 0.1, "receipt": UUID(int=1).hex}, Charge, Charge("a", Decimal("0.1"), receipt=UUID(int=1))),
+        ({"7": ["Lane", 1]}, dict[int, Place], {7: Place("Lane", 1)}),
+        ({"0.5": 1}, dict[float, int], {0.5: 1}),
         ("as it is", int, "as it is"),
         ({"any": ["thing"]}, None, {"any": ["thing"]}),
         ({"any": ["thing"]}, Any, {"any": ["thing"]}),
@@ -233,6 +240,7 @@ def test_plain_data_fits_what_a_hint_names(said: Any, hint: Any, fitted: Any) ->
         ([1], tuple[int, int], "result has 1 elements, not 2"),
         ({"id": "x", "amount": "many"}, Charge, "result.amount does not fit decimal.Decimal: 'many' is no number"),
         ({"number": "x"}, Invoice, "result does not fit test_resolved_values.Invoice: 1 validation error"),
+        ({"seven": 1}, dict[int, int], 'the key "seven" of result does not fit builtins.int: invalid literal'),
         ("yesterday", datetime, "result does not fit datetime.datetime"),
         ([[1]], set[list[int]], "result does not fit builtins.set: unhashable type"),
         ("x", Charge | Currency, "result is a str, not a test_resolved_values.Charge"),

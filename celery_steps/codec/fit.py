@@ -18,6 +18,7 @@ from uuid import UUID
 
 from celery_steps.codec.objects import Place, class_name, is_model, is_named_tuple, is_object, place_text
 from celery_steps.errors import ResultError
+from celery_steps.times import utc_written_out
 
 
 def _decimal(text: str) -> Decimal:
@@ -31,9 +32,9 @@ def _decimal(text: str) -> Decimal:
 _FROM_TEXT: dict[Any, Callable[[str], Any]] = {
     Decimal: _decimal,
     UUID: UUID,
-    datetime: datetime.fromisoformat,
+    datetime: lambda text: datetime.fromisoformat(utc_written_out(text)),
     date: date.fromisoformat,
-    time: time.fromisoformat,
+    time: lambda text: time.fromisoformat(utc_written_out(text)),
 }
 _SEQUENCES = (tuple, set, frozenset)
 
@@ -60,8 +61,8 @@ def fit(value: Any, hint: Any, place: Place = "result") -> Any:
     read = _FROM_TEXT.get(cls) if isinstance(cls, type) else None
     if read is not None and isinstance(value, str):
         return _called(cls, lambda: read(value), place)
-    if cls is Decimal and type(value) is int:
-        return Decimal(value)
+    if cls is Decimal and type(value) in (int, float):
+        return Decimal(repr(value))  # of a float what was written, not its binary fraction
     if cls is timedelta and type(value) in (int, float):
         return _called(cls, lambda: timedelta(seconds=value), place)
     return _contained(value, cls, args, place)
@@ -90,7 +91,7 @@ def _either(value: Any, hints: tuple[Any, ...], place: Place) -> Any:
 def _contained(value: Any, cls: Any, args: tuple[Any, ...], place: Place) -> Any:
     kind: Any = type(value)
     if kind is dict and args and isinstance(cls, type) and issubclass(dict, cls) and len(args) == 2:
-        return {fit(key, args[0], (place, "key", key)): fit(item, args[1], (place, "[]", key)) for key, item in value.items()}
+        return {_key(key, args[0], (place, "key", key)): fit(item, args[1], (place, "[]", key)) for key, item in value.items()}
     if kind not in (list, *_SEQUENCES) or not isinstance(cls, type):
         return value
     if cls in _SEQUENCES and kind is list:
@@ -103,6 +104,13 @@ def _contained(value: Any, cls: Any, args: tuple[Any, ...], place: Place) -> Any
     each = args if by_place else args[:1] * len(value)
     items = [fit(item, each[i] if each else None, (place, "[]", i)) for i, item in enumerate(value)]
     return _called(kind, lambda: kind(items), place)
+
+
+def _key(key: Any, hint: Any, place: Place) -> Any:
+    """JSON has only text for keys, also where they are numbers."""
+    if hint in (int, float) and isinstance(key, str):
+        return _called(hint, lambda: hint(key), place)
+    return fit(key, hint, place)
 
 
 def _dict_by_key(value: Any, hints: Mapping[str, Any], place: Place) -> Any:
