@@ -49,8 +49,9 @@ def retry(app: Celery, namespace: str, run: RunId, from_step: str | None, sequen
     times = int(store.fields(namespace).get(f"{run}:reopened") or 0) + 1
     message = store.message(namespace, run)
     begun = b"" if message is None else messages.begun_anew(app, message, times)  # REOPEN refuses a run without a message
-    task, before, answer = app.tasks.get(run.task), None, ""
-    kept = (task is None or not task.ignore_result) and not isinstance(app.backend, DisabledBackend)
+    before, answer = None, ""
+    ignored = message is None or messages.opened(app, message)[3].get("ignore_result")
+    kept = not ignored and not isinstance(app.backend, DisabledBackend)
     if not undoing and kept and store.status(namespace, run) in ("failed", "cancelled"):
         before = _taken_out(app, store, namespace, run)
     try:

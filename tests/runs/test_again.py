@@ -148,6 +148,13 @@ def test_no_worker_has_it_before_the_old_end_is_taken_out_of_the_result_backend(
     assert (runs.get("id-1").status, shop.task.AsyncResult("id-1").state) == ("failed", "FAILURE")
 
 
+def test_a_call_whose_result_nobody_wants_stores_none_when_it_is_retried(runs: Runs, shop: Shop) -> None:
+    shop.broken = {"charge"}
+    deliver(shop.task, id="id-1", ignore_result=True)
+    runs.retry("id-1")
+    assert shop.task.AsyncResult("id-1").state == "PENDING"
+
+
 def test_a_run_that_was_paused_before_it_was_cancelled_is_not_when_it_is_retried(app: Celery, runs: Runs, shop: Shop) -> None:
     @app.task(bind=True, base=DurableTask, name="shop.naps")
     def naps(self: DurableTask) -> str:
