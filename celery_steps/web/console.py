@@ -81,16 +81,17 @@ def _runs(request: Request) -> Runs:
 
 def _list(request: Request) -> Response:
     asked, runs = request.query_params, _runs(request)
-    text = asked.get("q", "").strip()
+    filled = _Asked(asked)
+    text = filled.q.strip()
     older = "cursor" in asked
     if text and not older and runs.list(namespace=text, limit=1).runs:
         return RedirectResponse(path_of(request, "run", name=text), 303)
     version = "" if older else runs.version()  # before the rest: what comes in between is told
     filters = {name: asked.get(name) or None for name in ("task", "since", "until", "cursor")}
-    found = runs.list(status=asked.getlist("status") or None, text=text or None, look_at=_LOOK_AT, limit=_PAGE, **filters)
+    found = runs.list(status=filled.status or None, text=text or None, look_at=_LOOK_AT, limit=_PAGE, **filters)
     context = {"page": found, "stats": runs.stats(), "version": version, "statuses": OPEN + FINAL, "look_at": _LOOK_AT}
-    narrowed = any(asked.get(name) for name in ("status", "task", "since", "until", "q"))
-    return _said(request, "list.html", {**context, "asked": _Asked(asked), "narrowed": narrowed, "older": older})
+    narrowed = any((filled.status, filled.task, filled.since, filled.until, filled.q))
+    return _said(request, "list.html", {**context, "asked": filled, "narrowed": narrowed, "older": older})
 
 
 def _run(request: Request) -> Response:
@@ -135,7 +136,7 @@ class _Asked:
     """What the address asks for, and addresses that ask for a little else."""
 
     def __init__(self, params: QueryParams) -> None:
-        self.status = params.getlist("status")
+        self.status = [status for status in params.getlist("status") if status]  # browsers send the empty "any" too
         self.task, self.since, self.until, self.q = (params.get(name, "") for name in ("task", "since", "until", "q"))
 
     def but(self, **changed: Any) -> str:
@@ -154,4 +155,6 @@ def _trouble(request: Request, error: Exception) -> Response:
 
 def _http_trouble(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return page(request, "trouble.html", {"status": error.status_code, "text": error.detail}, error.status_code)
+    response = page(request, "trouble.html", {"status": error.status_code, "text": error.detail}, error.status_code)
+    response.headers.update(error.headers or {})  # a 405 says in Allow what is
+    return response

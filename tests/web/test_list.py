@@ -53,6 +53,15 @@ def test_a_filter_stays_in_the_form_and_in_the_links(console: TestClient, order:
     assert "/?status=succeeded&task=shop.order&since=2h&q=fin" in links(page)
 
 
+def test_a_form_with_empty_fields_narrows_nothing(console: TestClient, order: Any) -> None:
+    deliver(order, id="fine")
+    answer = console.get("/?q=&task=&since=&until=&status=")
+    assert answer.status_code == 200
+    assert shown(answer.text) == ["fine"]
+    assert ">Clear<" not in answer.text
+    assert 'aria-current="true">all' in answer.text
+
+
 def test_a_search_for_a_whole_name_leads_to_the_run(console: TestClient, order: Any) -> None:
     deliver(order, id="id-1", headers={"steps_namespace": "order 4/2"})
     for name in ("id-1", "order 4/2"):

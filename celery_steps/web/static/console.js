@@ -27,6 +27,8 @@ function themeButton() {
 // -- confirmations ----------------------------------------------------------------------------------------------------
 // A form with data-confirm is asked about here; without scripts, the server asks.
 
+let asked = null; // the form that the open question is about
+
 function confirmations() {
   const dialog = document.getElementById("confirm");
   document.addEventListener("submit", (event) => {
@@ -35,18 +37,23 @@ function confirmations() {
     event.preventDefault();
     document.getElementById("confirm-text").textContent = form.dataset.confirm;
     dialog.returnValue = "no";
+    asked = { form, button: event.submitter };
     dialog.showModal();
-    dialog.addEventListener("close", () => {
-      if (dialog.returnValue !== "yes") return;
-      form.elements.confirmed.value = "yes";
-      form.requestSubmit(event.submitter);
-    }, { once: true });
+  });
+  dialog.addEventListener("close", () => {
+    if (dialog.open || !asked) return; // told late: the next question is open already
+    const { form, button } = asked;
+    asked = null;
+    if (dialog.returnValue !== "yes") return;
+    form.elements.confirmed.value = "yes";
+    form.requestSubmit(button);
   });
 }
 
 // -- live updates -----------------------------------------------------------------------------------------------------
 // The server says that something changed; the page is asked for again, and each element with data-live and an id is put in
-// the place of the one that is shown, if it differs. What is open stays open, what has the focus keeps it.
+// the place of the one that is shown, if it differs. What is open stays open, what has the focus keeps it. While a question is
+// open nothing is replaced: the form that it is about would be gone, and with it the answer.
 // Afterwards the document gets the event "steps:refreshed".
 
 function live() {
@@ -92,6 +99,8 @@ function live() {
   // "5 s ago" grows old also where nothing happens.
   setInterval(() => Date.now() > earliest + 30000 && refreshSoon(), 30000);
   document.addEventListener("visibilitychange", () => again && refreshSoon());
+  const dialog = document.getElementById("confirm");
+  dialog.addEventListener("close", () => dialog.returnValue === "yes" || refreshSoon()); // after a yes, the page is left
   const source = new EventSource(`${url}?since=${encodeURIComponent(document.body.dataset.version || "")}`);
   source.addEventListener("open", () => say("live"));
   source.addEventListener("changed", refreshSoon);
@@ -107,6 +116,7 @@ function live() {
 }
 
 function replaceParts(fresh) {
+  if (asked) return;
   for (const old of document.querySelectorAll("[data-live][id]")) {
     const next = fresh.getElementById(old.id);
     if (!next) continue;
@@ -115,7 +125,7 @@ function replaceParts(fresh) {
     if (old.dataset.live === "steady" && next.dataset.live === "steady" && !globalThis.stepsSteady(old, next)) continue;
     const focused = old.contains(document.activeElement) ? document.activeElement : null;
     const typing = focused && focused.matches("input, textarea, select");
-    if (typing || old.querySelector("dialog[open]")) continue; // nothing changes under somebody's hands
+    if (typing) continue; // nothing changes under somebody's hands
     old.replaceWith(document.adoptNode(next));
     if (focused?.id) document.getElementById(focused.id)?.focus({ preventScroll: true });
   }

@@ -89,6 +89,33 @@ def test_a_copy_is_made_from_a_step_and_led_to(page: Page, app: Celery, runs: Ru
     assert runs.get(copy).status == "succeeded"
 
 
+def test_a_yes_counts_also_if_the_run_went_on_while_the_question_was_open(page: Page, app: Celery, order: Any) -> None:
+    deliver(order, "wait", id="asked")
+    page.goto("/run/asked")
+    expect(page.locator("#live")).to_have_text("live")
+    step(page, "price").get_by_role("button", name="Fork from here").click()
+    with page.expect_response("**/run/asked"):  # the page is asked for again
+        Runs(app).emit("order.approved", True, to="asked")
+        deliver(order, "wait", id="asked", **TICKET)
+    published(app)
+    sure(page, "with what was recorded before this step?")
+    expect(said(page)).to_contain_text("Its copy is on its way")
+    assert len(published(app)) == 1
+    expect(page.locator("#status")).to_have_text("succeeded")
+
+
+def test_after_a_no_the_page_shows_what_has_changed_meanwhile(page: Page, app: Celery, order: Any) -> None:
+    deliver(order, "wait", id="left")
+    page.goto("/run/left")
+    expect(page.locator("#live")).to_have_text("live")
+    page.get_by_role("button", name="Cancel").click()
+    with page.expect_response("**/run/left"):
+        Runs(app).emit("order.approved", True, to="left")
+        deliver(order, "wait", id="left", **TICKET)
+    page.get_by_role("dialog").get_by_role("button", name="No, go back").click()
+    expect(page.locator("#status")).to_have_text("succeeded")
+
+
 @pytest.mark.parametrize("how", ["done", "failed", "rerun"])
 def test_a_doubt_is_resolved(page: Page, runs: Runs, pay: Any, how: str) -> None:
     id = f"doubt-{how}"
