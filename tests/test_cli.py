@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from datetime import datetime
 from decimal import Decimal
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,11 @@ from rich.cells import cell_len
 from runs.outside import crash, make_due, store_of
 
 from celery_steps import DurableTask
+from celery_steps.cli import steps
 from celery_steps.store.server import Server
 from command_line import HOSTILE, LONE, answer, hidden, in_a_terminal, run
 from delivering import deliver, make_app
-from servers import RedisServer, free_port
+from servers import RedisServer, free_port, server_is_missing
 
 ROOT = Path(__file__).parent.parent
 
@@ -343,3 +346,56 @@ def test_without_an_app_the_error_says_how_to_name_one() -> None:
     result = run(Celery("default", set_as_current=False), "list")
     assert result.exit_code == 1
     assert "celery -A proj steps" in result.stderr
+
+
+# -- progress, files, colours, options ----------------------------------------------------------------------------------
+
+
+def test_progress_in_numbers_that_python_does_not_write_is_shown(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("celery_steps.engine.progress._check_number", lambda name, value: None)  # as versions before did
+    shown = []
+
+    @app.task(bind=True, base=DurableTask, name="shop.far")
+    def far(self: DurableTask) -> None:
+        self.step.progress(10**5000, 10**5001)
+        shown.extend(run(app, *command) for command in (("list",), ("show", "far"), ("show", "far", "--json")))
+
+    deliver(far, id="far")
+    assert [result.exit_code for result in shown] == [0, 0, 0], shown
+    assert " of {" in shown[1].output
+
+
+def test_an_export_into_a_file_that_others_read_is_for_its_owner_alone(app: Celery, fulfil: Any, tmp_path: Path) -> None:
+    deliver(fulfil, "1.50", id="id-1")
+    file = tmp_path / "run.json"
+    file.write_text("x" * 100_000)
+    file.chmod(0o644)
+    assert run(app, "export", "id-1", "--output", str(file)).exit_code == 0
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert json.loads(file.read_text())["run"]["id"] == "id-1"
+
+
+@pytest.mark.parametrize(("flags", "colored"), [([], False), (["--force-color"], True), (["--force-color", "--no-color"], False)])
+def test_djangos_command_has_colours_where_it_is_told(
+    app: Celery, fulfil: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: list[str], colored: bool
+) -> None:
+    if find_spec("django") is None:
+        server_is_missing("django")
+    from celery_steps.management.commands import steps as manage
+
+    deliver(fulfil, "1.50", id="id-1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr(manage, "_app", lambda: app)
+    manage.Command().run_from_argv(["manage.py", "steps", "list", *flags])
+    assert ("\x1b[32m" in capsys.readouterr().out) == colored
+
+
+@pytest.mark.parametrize("name", sorted(set(steps.commands) - {"web"}))
+def test_the_reference_names_each_option(name: str) -> None:
+    reference = (ROOT / "docs" / "reference.md").read_text()
+    documented = " ".join(re.findall(rf"`{name}(?= |`)[^`]*`", reference.partition("## `celery -A proj steps …`")[2]))
+    assert documented
+    for parameter in steps.commands[name].params:
+        option = parameter.opts[0]
+        if option.startswith("--") and option != "--json":  # which all of them have
+            assert option in documented

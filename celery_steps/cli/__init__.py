@@ -70,7 +70,8 @@ def _answering(context: click.Context, as_json: bool) -> Iterator[tuple[Runs, Ou
     from celery_steps.runs import Runs
 
     app = context.obj.app
-    output = Output(as_json, plain=bool(getattr(context.obj, "no_color", False)))
+    plain, colored = (bool(getattr(context.obj, name, False)) for name in ("no_color", "force_color"))
+    output = Output(as_json, plain, colored)
     try:
         yield Runs(app), output
     except StepsError as error:

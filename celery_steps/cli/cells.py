@@ -81,7 +81,8 @@ def list_cells(run: Run) -> dict[str, Text]:
 
 
 def _progress(progress: Progress) -> str:
-    far = shown(progress.current, _INPUT) if progress.total is None else f"{progress.current} of {progress.total}"
+    # Shown, not formatted: Python refuses to write an int of thousands of digits.
+    far = " of ".join(shown(number, _INPUT) for number in (progress.current, progress.total) if number is not None)
     told = [f": {progress.message}"] if progress.message else []
     return " ".join(["".join([far, *told]), *(f"{name}={shown(value, _INPUT)}" for name, value in progress.data.items())])
 

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from stat import S_ISREG
 from typing import Any
 
 import click
@@ -39,12 +40,27 @@ from celery_steps.times import spoken
 _WIDE = 110
 
 
+def _for_its_owner(file: str, flags: int) -> int:
+    """An opener. A file that was there loses what it lets others do before it gets anything."""
+    descriptor = os.open(file, flags & ~os.O_TRUNC, 0o600)
+    try:
+        if S_ISREG(os.fstat(descriptor).st_mode):  # /dev/stdout stays as it is
+            os.fchmod(descriptor, 0o600)
+            os.ftruncate(descriptor, 0)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 class Output:
     """Prints answers. Values from the store are escaped here, and are never taken for markup."""
 
-    def __init__(self, as_json: bool, plain: bool = False) -> None:
+    def __init__(self, as_json: bool, plain: bool = False, colored: bool = False) -> None:
         self._as_json = as_json
-        self._console = Console(highlight=False, markup=False, emoji=False, soft_wrap=False, no_color=plain or None)
+        self._console = Console(
+            highlight=False, markup=False, emoji=False, soft_wrap=False, no_color=plain or None, force_terminal=colored or None
+        )
 
     # -- answers ----------------------------------------------------------------------------------------------------
 
@@ -142,7 +158,7 @@ class Output:
             self._document(run)
             return
         try:
-            with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
+            with open(file, "w", opener=_for_its_owner) as out:
                 out.write(f"{document(run)}\n")
         except OSError as error:
             raise StepsError(f"{file} cannot be written: {error.strerror}.") from error

@@ -54,9 +54,9 @@ class Command(BaseCommand):
         """For `call_command("steps", "list", "--json")`."""
         parser.add_argument("arguments", nargs=argparse.REMAINDER)
 
-    def handle(self, *_: Any, arguments: list[str], no_color: bool = False, **options: Any) -> None:
+    def handle(self, *_: Any, arguments: list[str], no_color: bool = False, force_color: bool = False, **options: Any) -> None:
         """CommandError with an empty text: what is wrong has been printed."""
-        context = SimpleNamespace(app=_app(), no_color=no_color)
+        context = SimpleNamespace(app=_app(), no_color=no_color, force_color=force_color)
         out, err = options.get("stdout") or sys.stdout, options.get("stderr") or sys.stderr
         try:
             with redirect_stdout(out), redirect_stderr(err):
