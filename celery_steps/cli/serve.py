@@ -37,23 +37,26 @@ def web(
     """Serve the console: runs in a browser. Ctrl-C ends it."""
     if (user is None) != (password_file is None):
         raise click.UsageError("--user and --password-file go together.")
+    if prefix and not prefix.startswith("/"):
+        raise click.UsageError(f"--prefix is a path, which begins with a slash: /{prefix}")
+    prefix = prefix.rstrip("/")
     if missing := [name for name in _NEEDS if find_spec(name) is None]:
         click.echo(f"The console needs {', '.join(missing)}: pip install 'celery-steps[web]'", err=True)
         context.exit(1)
     from celery_steps.errors import StepsError
     from celery_steps.settings import Settings
     from celery_steps.web import BasicAuth, create_app
-    from celery_steps.web.guard import LOCAL
-    from celery_steps.web.server import address, bind, is_local, serve
+    from celery_steps.web.guard import LOCAL, is_local
+    from celery_steps.web.server import address, bind, serve
 
     if user is None and (open_to := [name for name in (*allow_host, host) if not is_local(name)]):
         raise click.UsageError(
             f"Everybody who reaches {open_to[0]!r} could look at runs{'' if read_only else ' and act on them'}: "
             "give --user and --password-file."
         )
-    auth = None if user is None or password_file is None else BasicAuth(user, _password(password_file))
     named = f"[{host}]" if ":" in host else host
     try:
+        auth = None if user is None or password_file is None else BasicAuth(user, _password(password_file))
         Settings.of(context.obj.app)
         console = create_app(context.obj.app, read_only=read_only, hosts=(*LOCAL, named, *allow_host), auth=auth)
         listener = bind(host, port)
@@ -62,11 +65,14 @@ def web(
         context.exit(1)
     with listener:
         click.echo(f"celery-steps console: {address(listener)}{prefix}/  (Ctrl-C ends it)")
-        serve(console, listener, prefix.rstrip("/"))
+        serve(console, listener, prefix)
 
 
 def _password(file: Path) -> str:
-    lines = file.read_text().splitlines()
+    try:
+        lines = file.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"{file} cannot be read as UTF-8 text: {error}.") from error
     if not lines or len(lines[0]) < _SHORTEST:
         raise click.UsageError(
             f"The first line of {file} must be a password of at least {_SHORTEST} characters: openssl rand -base64 24 > {file}"

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from celery_steps.errors import StepsError
-from celery_steps.escape import safe
+from celery_steps.escape import safe, shown
 from celery_steps.past import Run
 from celery_steps.runs import Runs
 from celery_steps.store.keys import OPEN
@@ -30,14 +30,16 @@ Fields = dict[str, str]
 _LARGEST_BODY = 2 * 1024 * 1024
 _FORM = "application/x-www-form-urlencoded"
 _SAID = "steps_said"
-#: A cookie holds 4 kB.
-_LONGEST_TEXT = 1500
+#: Bytes. A cookie holds 4 kB, and base64 makes four of three.
+_LARGEST_SAID = 2500
+#: What of a form is logged: of what is recorded as it is, nothing.
+_LOGGED = ("step", "event", "to", "id", "namespace", "how")
 
 
 def possible(run: Run) -> list[str]:
     """The actions that a run in its present state would not refuse outright."""
     found = ["fork", "emit"]
-    if run.status in OPEN:
+    if run.status in OPEN and run.status != "rolling_back":  # what is undone is undone to its end
         found += ["cancel", "unpause" if run.status == "paused" else "pause"]
     if run.status in ("failed", "cancelled"):
         found.append("retry")
@@ -67,17 +69,15 @@ def _act(request: Request, runs: Runs, action: str, name: str, fields: Fields) -
         refused = False
     except StepsError as error:
         text, refused = str(error), True
-    who = request.client.host if request.client else "somebody"
-    logger.info("%s asked for %s %s: %s", who, action, safe(name), "refused" if refused else "done")
+    details = [f"{field}={shown(fields[field], 200)}" for field in _LOGGED if fields.get(field)]
+    asked = " ".join([action, *([safe(name)] if name else []), *details])
+    logger.info("%s asked for %s: %s", _who(request), asked, "refused" if refused else "done")
     target = path_of(request, "run", name=name) if name else path_of(request, "list")
     response = RedirectResponse(f"{target}?said", 303)
-    said = json.dumps(
-        {"text": text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}…", "refused": refused, "run": new}
-    )
     # In a cookie: a link with a text in it would let anybody say something here.
     response.set_cookie(
         _SAID,
-        base64.urlsafe_b64encode(said.encode()).decode(),
+        base64.urlsafe_b64encode(_fitting(text, refused, new)).decode(),
         max_age=60,
         path=request.scope.get("root_path", "") or "/",
         httponly=True,
@@ -85,6 +85,22 @@ def _act(request: Request, runs: Runs, action: str, name: str, fields: Fields) -
         secure=request.url.scheme == "https",
     )
     return response
+
+
+def _who(request: Request) -> str:
+    address = request.client.host if request.client else "somebody"
+    user = request.scope.get("steps_user")
+    return address if user is None else f"{safe(user)} at {address}"
+
+
+def _fitting(text: str, refused: bool, run: str) -> bytes:
+    """What is told, with as much of the text as a cookie holds."""
+    for most in range(_LARGEST_SAID, -1, -100):
+        told = {"text": text if len(text) <= most else f"{text[:most]}…", "refused": refused, "run": run}
+        said = json.dumps(told, ensure_ascii=False).encode(errors="surrogatepass")
+        if len(said) <= _LARGEST_SAID:
+            break
+    return said
 
 
 def said(request: Request) -> Any:
@@ -128,9 +144,10 @@ def _step(fields: Fields) -> tuple[str | None, int]:
     sequence, colon, key = fields.get("step", "").partition(":")
     if not colon:
         return None, 1
-    if not sequence.isdecimal():
-        raise StepsError(f"{fields['step']!r:.80} names no step.")
-    return unpacked(key), int(sequence)
+    try:
+        return unpacked(key), int(sequence)
+    except ValueError as error:  # no number, one of thousands of digits, or bytes that are no text
+        raise StepsError(f"{fields['step']!r:.80} names no step.") from error
 
 
 def _json(text: str, what: str) -> Any:

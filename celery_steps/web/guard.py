@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from hashlib import sha256
 from hmac import compare_digest
 from inspect import isawaitable
+from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
@@ -37,8 +37,16 @@ _HEADERS = {
 }
 _COOKIE = "steps_console"
 _SAFE = ("GET", "HEAD")
-#: The hosts under which a console is reached from the machine that it runs on.
+#: The hosts under which a console is usually reached from the machine that it runs on.
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
+
+
+def is_local(host: str) -> bool:
+    """Whether only the machine that a console runs on reaches it under that name."""
+    try:
+        return ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def check_hosts(hosts: Iterable[str], auth: object) -> frozenset[str]:
@@ -46,7 +54,7 @@ def check_hosts(hosts: Iterable[str], auth: object) -> frozenset[str]:
     if isinstance(hosts, str):
         raise SettingsError(f"hosts must be a list of names, not the text {hosts!r}.")
     names = frozenset(name.lower() for name in hosts)
-    if auth is None and (beyond := sorted(names.difference(LOCAL))):
+    if auth is None and (beyond := sorted(name for name in names if not is_local(name))):
         raise SettingsError(
             f"The console would be open to everybody who reaches {beyond[0]!r}: give create_app an auth= that says who may look "
             "and act (`lambda request: True` where what it is mounted in has asked already)."
@@ -69,7 +77,7 @@ class BasicAuth:
     def __init__(self, user: str, password: str) -> None:
         if not user or not password or ":" in user:
             raise SettingsError("A console's user and password must not be empty, and the user's name has no colon.")
-        self._expected = _digest(f"{user}:{password}".encode())
+        self._user, self._expected = user, _digest(f"{user}:{password}".encode())
 
     def __call__(self, request: Request) -> bool | Response:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
@@ -79,6 +87,7 @@ class BasicAuth:
             known = False
         # Digests are of one length: how long the comparison takes says nothing.
         if known and compare_digest(_digest(known), self._expected):
+            request.scope["steps_user"] = self._user  # for the log of actions
             return True
         challenge = {"WWW-Authenticate": 'Basic realm="celery-steps", charset="UTF-8"'}
         return PlainTextResponse("This console asks for a user and a password.\n", 401, challenge)
@@ -139,8 +148,13 @@ class Guard:
                 return answer
             if answer is not True:
                 return _refused(403, "You may not use this console.")
-        if request.method not in _SAFE and not _from_here(headers, host):
-            return _refused(403, "Actions are taken from the console's own pages only.")
+        here = f"{request.scope['scheme']}://{host}"
+        if request.method not in _SAFE and not _from_here(headers, here):
+            return _refused(
+                403,
+                f"Actions are taken from the console's own pages only, here those of {here}. "
+                "A proxy in front must hand on Host and X-Forwarded-Proto.",
+            )
         return None
 
     async def _ask(self, request: Request) -> Any:
@@ -149,12 +163,12 @@ class Guard:
         return await answer if isawaitable(answer) else answer
 
 
-def _from_here(headers: Headers, host: str) -> bool:
+def _from_here(headers: Headers, here: str) -> bool:
     """Whether a browser says that one of our own pages sent this; what is said by none of its headers is refused."""
     origin, site = headers.get("origin"), headers.get("sec-fetch-site")
     if origin is None and site is None:
         return False
-    return (origin is None or urlsplit(origin).netloc == host) and site in (None, "same-origin")
+    return origin in (None, here) and site in (None, "same-origin")
 
 
 def _refused(status: int, text: str) -> Response:

@@ -17,7 +17,10 @@ class _Name(Convertor[str]):
     regex = "[^/]+"
 
     def convert(self, value: str) -> str:
-        return unquote(re.sub("~([0-9A-F]{2})", r"%\1", value.replace("%", "%25")), errors="surrogatepass")
+        try:
+            return unquote(re.sub("~([0-9A-F]{2})", r"%\1", value.replace("%", "%25")), errors="surrogatepass")
+        except UnicodeDecodeError:  # typed by hand
+            return value
 
     def to_string(self, value: str) -> str:
         encoded = quote(value, safe="", errors="surrogatepass").replace("~", "%7E")

@@ -5,20 +5,11 @@ from __future__ import annotations
 import logging
 import socket
 from contextlib import suppress
-from ipaddress import ip_address
 
 import uvicorn
 from starlette.applications import Starlette
 
 from celery_steps.errors import SettingsError
-
-
-def is_local(host: str) -> bool:
-    """Whether only this machine reaches that address."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -112,6 +112,8 @@ def test_a_step_in_doubt_is_run_again(console: TestClient, runs: Runs, pay: Any,
         ({"how": "done"}, "The result must be JSON"),
         ({}, "Say one of"),
         ({"how": "rerun", "step": "x:charge"}, "names no step"),
+        ({"how": "rerun", "step": "1:%FF"}, "names no step"),
+        ({"how": "rerun", "step": f"{'9' * 5000}:charge"}, "names no step"),
         ({"how": "rerun", "step": step("ship")}, "ship"),
     ],
 )
@@ -153,7 +155,45 @@ def test_an_event_that_is_none_is_refused(console: TestClient, fields: dict[str,
 
 def test_a_long_refusal_is_cut(console: TestClient, order: Any) -> None:
     for n in range(8):
-        deliver(order, "book", "wait", id=f"{n:03}{'x' * 200}", headers={"steps_namespace": "shared"})
+        deliver(order, "book", "wait", id=f"{n:03}{'x' * 400}", headers={"steps_namespace": "shared"})
     said = told(console, act(console, "/run/shared/cancel"))
     assert "has 8 runs: name one by its task id" in said
     assert said.endswith("…")
+
+
+@pytest.mark.parametrize("character", ["é", "😀", '"'])
+def test_what_is_told_fits_into_a_cookie_whatever_it_is_written_in(console: TestClient, order: Any, character: str) -> None:
+    for n in range(8):
+        deliver(order, "book", "wait", id=f"{n:03}{character * 200}", headers={"steps_namespace": "shared"})
+    answer = act(console, "/run/shared/cancel")
+    cookie = answer.headers["set-cookie"]
+    assert len(cookie) < 4096
+    said = told(console, answer)
+    assert said.startswith("Namespace 'shared' has 8 runs: name one by its task id.\n")
+    assert f"007{character * 200}" in said
+    assert said.endswith("…")
+
+
+def test_the_name_of_a_copy_fits_into_the_cookie_too(console: TestClient, order: Any) -> None:
+    deliver(order, id="one")
+    answer = act(console, "/run/one/fork", namespace="😀" * 512)
+    assert len(answer.headers["set-cookie"]) < 4096
+    assert told(console, answer).endswith("😀" * 512)
+
+
+def test_a_run_that_is_rolled_back_offers_nothing_that_would_be_refused(app: Celery, console: TestClient, runs: Runs) -> None:
+    seen: list[Any] = []
+
+    def undo(reservation: str) -> None:
+        run = runs.get("one")
+        seen.extend((run.status, possible(run)))
+        seen.extend(told(console, act(console, f"/run/one/{action}")) for action in ("cancel", "pause"))
+
+    @app.task(bind=True, base=DurableTask, name="shop.undone")
+    def undone(self: DurableTask) -> None:
+        self.step.run("reserve", lambda: "r1", rollback=undo)
+        raise ValueError("no")
+
+    deliver(undone, id="one")
+    assert seen[:2] == ["rolling_back", ["fork", "emit"]]
+    assert all("rolling_back" in refusal for refusal in seen[2:])

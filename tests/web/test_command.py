@@ -140,6 +140,43 @@ def test_it_does_not_open_itself_to_others_without_a_password(app: Celery) -> No
         assert "--user and --password-file" in done.stderr
 
 
+@pytest.mark.parametrize("host", ["127.0.0.2", "::1", "LOCALHOST"])
+def test_each_address_of_this_machine_is_served_without_a_password(
+    app: Celery, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    served: list[Any] = []
+    monkeypatch.setattr("celery_steps.web.server.bind", lambda host, port: socket.create_server(("127.0.0.1", 0)))
+    monkeypatch.setattr("celery_steps.web.server.serve", lambda *arguments: served.append(arguments))
+    done = run(app, "web", "--host", host, "--prefix", "/")
+    assert done.exit_code == 0, done.output
+    assert re.search(r"console: http://127\.0\.0\.1:\d+/  ", done.output)
+    ((_, _, prefix),) = served
+    assert prefix == ""
+
+
+@pytest.mark.parametrize(
+    ("user", "password", "code", "message"),
+    [
+        ("a:b", b"correct horse battery\n", 1, "the user's name has no colon"),
+        ("ann", b"correct h\xf6rse battery\n", 2, "cannot be read as UTF-8 text"),
+    ],
+)
+def test_a_user_or_a_password_that_cannot_be_is_told(
+    app: Celery, tmp_path: Path, user: str, password: bytes, code: int, message: str
+) -> None:
+    file = tmp_path / "password"
+    file.write_bytes(password)
+    done = run(app, "web", "--port", "0", "--user", user, "--password-file", str(file))
+    assert done.exit_code == code
+    assert message in done.stderr
+
+
+def test_a_prefix_without_a_slash_is_wrong_usage(app: Celery) -> None:
+    done = run(app, "web", "--port", "0", "--prefix", "steps")
+    assert done.exit_code == 2
+    assert "--prefix is a path, which begins with a slash: /steps" in done.stderr
+
+
 def test_a_password_is_long_and_in_a_file(app: Celery, tmp_path: Path) -> None:
     password = tmp_path / "password"
     for text in ("", "\n", "short\n"):

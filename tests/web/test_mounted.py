@@ -90,6 +90,7 @@ from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_K
 from django.contrib.auth.models import User
 from django.contrib.sessions.backends.db import SessionStore
 from django.core.management import call_command
+from django.db.backends.signals import connection_created
 from starlette.testclient import TestClient
 
 call_command("migrate", verbosity=0)
@@ -104,12 +105,16 @@ def session_of(user):
 
 
 staff, other = (User.objects.create(username=name, is_staff=name == "ann") for name in ("ann", "bob"))
-found = {{}}
+found, connections = {{}}, []
+connection_created.connect(lambda connection, **_: connections.append(connection), weak=False)
 for who, key in (("staff", session_of(staff)), ("other", session_of(other)), ("stranger", "x" * 32), ("nobody", "")):
     client = TestClient(application, base_url="http://shop.example", cookies={{"sessionid": key}} if key else {{}})
     answer = client.get("/steps/run/one")
     found[who] = [answer.status_code, "shop.order" in answer.text, 'href="/steps/"' in answer.text]
     found["django"] = client.get("/nothing").status_code
+    found["without a slash"] = client.get("/steps", follow_redirects=False).headers["location"]
+found["connections left open"] = sum(made.connection is not None for made in connections)
+assert connections  # those of the threads in which `staff` is asked
 print(json.dumps(found))
 """
 
@@ -136,4 +141,6 @@ def test_in_django_who_is_staff_gets_in(app: Celery, order: Any, tmp_path: Path)
         "stranger": [403, False, False],
         "nobody": [403, False, False],
         "django": 404,
+        "without a slash": "/steps/",
+        "connections left open": 0,
     }

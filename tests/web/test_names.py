@@ -44,6 +44,13 @@ def test_a_name_that_was_typed_by_hand_is_taken_as_it_is() -> None:
         assert convertor.convert(name) == name
 
 
+@pytest.mark.parametrize("segment", ["~FF", "~C3", "one~FF"])
+def test_bytes_that_are_no_text_name_no_run(console: TestClient, segment: str) -> None:
+    answer = console.get(f"/run/{segment}")
+    assert answer.status_code == 404
+    assert "There is no run" in answer.text
+
+
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 def test_a_run_of_any_name_is_listed_shown_and_retried_from_a_step_of_any_name(
     app: Celery, console: TestClient, name: str

@@ -101,6 +101,7 @@ def test_other_hosts_need_somebody_who_asks_who_it_is(app: Celery) -> None:
         create_app(app, hosts=["steps.example"])
     with pytest.raises(SettingsError, match="must be a list of names"):
         create_app(app, hosts="steps.example")
+    assert client(app, hosts=["127.0.0.2"]).get("/", headers={"Host": "127.0.0.2:5557"}).status_code == 200  # this machine
     console = client(app, hosts=["Steps.Example"], auth=lambda request: True)
     assert console.get("/", headers={"Host": "steps.example"}).status_code == 200
     assert console.get("/").status_code == 400  # not its name
@@ -164,6 +165,8 @@ def waits(console: TestClient, order: Any, runs: Runs) -> Any:
     [
         {"Origin": "http://evil.example"},
         {"Origin": "http://localhost:8000"},
+        {"Origin": "https://localhost"},
+        {"Origin": "http://[bad"},
         {"Origin": "null"},
         {"Origin": ""},
         {"Sec-Fetch-Site": "cross-site"},
@@ -179,6 +182,18 @@ def test_an_action_from_elsewhere_is_refused(console: TestClient, waits: None, h
     answer = console.post("/run/one/cancel", data=data, headers=headers)
     assert answer.status_code == 403
     assert "from the console's own pages only" in answer.text
+
+
+def test_behind_a_proxy_that_hands_on_the_scheme_an_action_is_from_here(app: Celery, runs: Runs, order: Any) -> None:
+    deliver(order, "book", "wait", id="one")
+    console = TestClient(create_app(app), base_url="https://localhost", follow_redirects=False)
+    data = {"csrf": token_of(console), "confirmed": "yes"}
+    refused = console.post("/run/one/pause", data=data, headers={"Origin": "http://localhost"})
+    assert refused.status_code == 403
+    assert "here those of https://localhost" in refused.text
+    assert "X-Forwarded-Proto" in refused.text
+    assert console.post("/run/one/pause", data=data, headers={"Origin": "https://localhost"}).status_code == 303
+    assert runs.get("one").status == "paused"
 
 
 @pytest.mark.parametrize("token", ["", "x", "A" * 43])
@@ -222,7 +237,9 @@ def test_what_was_asked_without_scripts_is_done_once_confirmed(console: TestClie
 
 @pytest.mark.parametrize("path", ["/run/one/cancel", "/act/emit"])
 def test_nothing_happens_when_a_link_is_followed(console: TestClient, waits: None, path: str) -> None:
-    assert console.get(path, headers=OURS).status_code == 405
+    answer = console.get(path, headers=OURS)
+    assert answer.status_code == 405
+    assert answer.headers["allow"] == "POST"
 
 
 @pytest.mark.parametrize("path", ["/run/one/cancel", "/run/one/nonsense", "/run/one/live", "/act/cancel", "/run/one", "/"])
@@ -260,6 +277,20 @@ def test_an_action_is_logged(console: TestClient, order: Any, caplog: pytest.Log
         "testclient asked for pause one: done",
         "testclient asked for retry one: refused",
     ]
+
+
+def test_the_log_says_which_user_asked_for_what_and_no_value(app: Celery, order: Any, caplog: pytest.LogCaptureFixture) -> None:
+    deliver(order, id="one")
+    console = client(app, auth=BasicAuth("ann\x1b", "correct horse"))
+    console.headers.update(basic("ann\x1b", "correct horse"))
+    with caplog.at_level(logging.INFO, "celery_steps.web"):
+        act(console, "/run/one/fork", step=step("ship"), namespace="copy")
+        act(console, "/act/emit", event="approved\n: done", to="x" * 300, data='"a secret"')
+    fork, emit = (line.getMessage() for line in caplog.records)
+    assert fork == "ann\\x1b at testclient asked for fork one step='1:ship' namespace='copy': done"
+    assert emit.startswith("ann\\x1b at testclient asked for emit event='approved\\n: done' to='xxx")
+    assert "secret" not in emit
+    assert len(emit) < 400
 
 
 # -- values -------------------------------------------------------------------------------------------------------------
