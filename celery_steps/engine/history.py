@@ -134,6 +134,9 @@ class History:
         if type(step.key) is not str or any(type(number) is not int for number in (step.sequence, step.began, step.took)):
             raise ValueError(f"Journal entry {entry.id} (step) is corrupt: it is no step.")
         identity = (step.key, step.sequence)
+        stands = self._standing.get(identity)
+        if not step.ok and stands is not None and stands.step is not None and stands.step.said:
+            return  # given up with a parallel block, once: what was said of it stands
         self.doubts.discard(identity)
         began, ended = self._times(step.began, step.took)
         known: dict[str, Any] = {"began_ms": began, "place": self._place}
