@@ -103,7 +103,7 @@ class Telling:
                 owner = attempt.store.tell(id, place, line, progress)
                 break
             except StepsError as error:
-                self._failed_at, self._progress = time.monotonic(), info
+                self._failed_at, self._progress = attempt.timer.monotonic(), info
                 complain(f"What run {attempt.run_id} tells could not be written: {error}")
                 owner = False
                 break

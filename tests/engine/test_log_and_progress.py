@@ -13,9 +13,11 @@ import pytest
 from celery_steps import NoActiveRun, StepsError, StoreUnavailable, step
 from celery_steps.codec import Codec
 from celery_steps.engine import telling
+from celery_steps.engine.attempt import active_attempt
 from celery_steps.engine.log import read_line, words_of
 from celery_steps.engine.memory import MemoryStore
 from celery_steps.engine.progress import progress_of
+from celery_steps.testing.clock import Clock
 
 from .conftest import Calls, Run
 
@@ -487,6 +489,29 @@ def test_an_unreachable_store_costs_the_line_and_one_attempt_to_write_it(
     assert len(told) == 1
     assert said(run) == ["three"]
     assert sum("could not be written" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_an_unreachable_store_is_asked_once_by_a_clock_of_its_own_as_well(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+
+    def away(*arguments: Any) -> bool:
+        told.append(arguments)
+        raise StoreUnavailable("Redis cannot be reached")
+
+    class Ahead(Clock):
+        def monotonic(self) -> float:
+            self.now_ms += 1
+            return 1e12 + super().monotonic()
+
+    def body() -> None:
+        active_attempt().timer = Ahead()
+        step.run("charge", lambda: "charged")
+        monkeypatch.setattr(run.store, "tell", away)
+        step.log.info("one")
+        step.log.info("two")
+
+    run.attempt(body)
+    assert len(told) == 1
 
 
 def test_a_signal_in_the_middle_of_a_line_goes_on_when_it_is_written(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
