@@ -11,6 +11,7 @@ from celery import Celery
 from runs.outside import store_of
 from starlette.testclient import TestClient
 
+from celery_steps import DurableTask
 from celery_steps.store.keys import RunId
 from celery_steps.web import console as console_module
 from celery_steps.web import create_app
@@ -113,6 +114,22 @@ def test_without_runs_the_list_says_what_makes_one(console: TestClient) -> None:
     page = console.get("/").text
     assert "There are no runs yet" in page
     assert "steps_backend" in page
+
+
+def test_progress_in_numbers_that_python_does_not_write_has_a_page(
+    app: Celery, console: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("celery_steps.engine.progress._check_number", lambda name, value: None)  # as versions before did
+    seen: list[Any] = []
+
+    @app.task(bind=True, base=DurableTask, name="shop.far")
+    def far(self: DurableTask) -> None:
+        self.step.progress(10**5000, 10**5001)
+        seen.extend(console.get(path) for path in ("/", "/run/far"))
+
+    deliver(far, id="far")
+    assert [answer.status_code for answer in seen] == [200, 200]
+    assert all("characters) of {" in answer.text for answer in seen)
 
 
 def test_a_filter_that_fits_nothing_says_so(console: TestClient, order: Any) -> None:
