@@ -35,7 +35,7 @@ _REFUSES_WRITES = ("MISCONF", "NOREPLICAS")
 #: Out of memory, a write that follows a handler's effect must still go through. Redis 7 learns that from this line.
 _ALLOW_OOM = "#!lua flags=allow-oom\n"
 _MAY_BE_REFUSED = {"claim", "borrow", "tell"}
-#: It sees to that itself, with any server, and says so.
+#: These see to that themselves, with any server: COMMIT, which says so; CLAIM and BORROW of who owns the namespace already.
 _UNFLAGGED = {*_MAY_BE_REFUSED, "commit"}
 
 

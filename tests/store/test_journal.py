@@ -11,7 +11,7 @@ from celery_steps import step
 from celery_steps.codec import Codec
 from celery_steps.engine.attempt import Attempt, current
 from celery_steps.engine.entries import pack_control, read_step
-from celery_steps.errors import JournalLost, LeaseLost, RunCancelled, StoreLost
+from celery_steps.errors import JournalLost, LeaseLost, RunCancelled, StoreLost, Suspended
 from celery_steps.settings import Settings
 from celery_steps.store.client import Client
 from celery_steps.store.keys import RunId
@@ -226,3 +226,37 @@ def test_a_run_with_very_many_entries_is_warned_of(
     attempt(store, "second")
     step.run("k", 0, pytest.fail)
     assert "'order-42' has 8 entries" in caplog.text
+
+
+@pytest.mark.parametrize("namespace", ["order-42", "elsewhere"])
+@pytest.mark.parametrize("asked", [False, True])
+def test_out_of_memory_an_effect_is_recorded_whoever_moved_the_fence_on(
+    start_redis: Callable[..., RedisServer], namespace: str, asked: bool
+) -> None:
+    server = start_redis()
+    store = Store(Settings(backend=server.url(), lease_ttl=5), Client(server.url()))
+    store.client._flags = False  # as with Redis 6.2, which reads none
+    other = RunId("shop.other", "id-2")
+    if namespace == "elsewhere":
+        suspended = Attempt(
+            store=store.bind(namespace, other, "other", "shop"), run=str(other), run_id="id-2", task=other.task, token="other",
+            codec=Codec(),
+        )  # fmt: skip
+        current.set(suspended)
+        with pytest.raises(Suspended):
+            step.sleep("a while", "1h")
+    attempt(store)
+    step.run("first", lambda: 1)
+
+    def charge() -> str:
+        if asked:
+            run = RUN if namespace == "order-42" else other
+            store.control(namespace, run, what="pause", nonce="pause", entry=pack_control(str(run)))
+        with server.client() as client:
+            client.config_set("maxmemory", 1)
+        return "charged"
+
+    elsewhere = {} if namespace == "order-42" else {"namespace": namespace}
+    assert step.run("charge", charge, **elsewhere) == "charged"
+    assert "charge" in [read_step(entry).key for entry in store.entries(namespace) if entry.kind == "step"]
+    store.client.close()

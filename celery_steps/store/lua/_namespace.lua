@@ -33,6 +33,9 @@ end
 local WAITS = {suspended = true, retrying = true, paused = true, in_doubt = true, rolling_back = true}
 local NEVER = 9e15
 
+-- For what follows an effect: out of memory, Redis refuses no more to a script whose first write took none. Any server does so.
+local function even_when_full() redis.call('HDEL', R, '') end
+
 -- Strictly rising, even after a wipe or a clock step.
 local function next_fence()
   local last = redis.call('XREVRANGE', J, '+', '-', 'COUNT', '1')

@@ -11,6 +11,7 @@ end
 if owner ~= token and live() then return {'HELD', text(num('lease') - now)} end
 if owner ~= token and (get('turn') or '') ~= '' and ahead('turn_until') then return {'HELD', text(num('turn_until') - now)} end
 if owner ~= '' and owner ~= token and get('owner_run') ~= '' then redis.call('HINCRBY', R, get('owner_run') .. ':crashes', '1') end
+if owner == token then even_when_full() end -- once more: somebody moved the fence on while it had its effect
 local fence, uid = fenced('borrow', ARGV[7], ARGV[5])
 set('owner', token, 'owner_fence', fence, 'owner_uid', uid, 'owner_run', '', 'lease', text(now + ttl), 'ttl', text(ttl), 'nonce', ARGV[5])
 if num('open') <= 0 then keys_expire(ARGV[8]) end

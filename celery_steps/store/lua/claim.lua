@@ -87,6 +87,7 @@ if owner ~= '' and owner ~= token then -- it vanished: its lease ran out or was 
   local gone = get('owner_run')
   if gone ~= '' then redis.call('HINCRBY', R, gone .. ':crashes', '1') end
 end
+if expect ~= '' then even_when_full() end -- what it did before somebody moved the fence on is to be recorded
 local fence, uid = fenced(expect == '' and 'attempt' or 'reclaim', ARGV[11], nonce)
 remember()
 set('owner', token, 'owner_fence', fence, 'owner_uid', uid, 'owner_run', t, 'lease', text(now + ttl), 'ttl', text(ttl), 'nonce', nonce)

@@ -6,6 +6,7 @@ local tip = get('tip')
 if #ARGV > 7 then
   if tip == ARGV[6] then return {1, ''} end
   if tip ~= ARGV[5] or get('owner') ~= ARGV[4] then return {0} end
+  even_when_full()
   for i = 8, #ARGV, 3 do
     if not redis.call('XADD', J, 'NOMKSTREAM', ARGV[i], ARGV[i + 1], ARGV[i + 2]) then return {-1} end
   end
