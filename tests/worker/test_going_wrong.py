@@ -8,7 +8,7 @@ import pytest
 from celery import states
 
 from celery_steps import Runs
-from servers import RedisServer
+from servers import RedisServer, wait_until
 from worker.workers import Stage
 
 UNDONE = ["undo-car", "undo-hotel", "undo-flight"]
@@ -61,6 +61,7 @@ def test_a_run_that_is_revoked_in_a_handler_is_undone_with_that_handlers_effect(
     result = stage.send("troubles.travel", "hotel")
     stage.wait_for(result, "hotel")
     stage.app.control.revoke(result.id)
+    wait_until(lambda: any(entry.kind == "cancel" for entry in stage.store.entries(result.id)), message="the worker hears of it")
     stage.open_gate(result)
     stage.wait_until_settled(result, "cancelled")
     did = stage.did(result)
