@@ -108,7 +108,3 @@ class LeaseLost(AttemptEnded):
 
 class StoreLost(AttemptEnded):
     """Redis cannot be reached in the middle of a run: the attempt stops, the run carries on later."""
-
-
-class Held(AttemptEnded):
-    """Another run has the namespace: this one waits for its turn."""

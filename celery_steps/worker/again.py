@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from celery import Celery
 from celery.backends.base import DisabledBackend
+from celery.backends.rpc import RPCBackend
 
 from celery_steps.engine.entries import (
     Identity,
@@ -51,7 +52,8 @@ def retry(app: Celery, namespace: str, run: RunId, from_step: str | None, sequen
     begun = b"" if message is None else messages.begun_anew(app, message, times)  # REOPEN refuses a run without a message
     before, answer = None, ""
     ignored = message is None or messages.opened(app, message)[3].get("ignore_result")
-    kept = not ignored and not isinstance(app.backend, DisabledBackend)
+    # Celery's rpc:// sends a result to who asked, once: there is nothing to take out.
+    kept = not ignored and not isinstance(app.backend, (DisabledBackend, RPCBackend))
     if not undoing and kept and store.status(namespace, run) in ("failed", "cancelled"):
         before = _taken_out(app, store, namespace, run)
     try:

@@ -153,7 +153,7 @@ class WorkerChildren:
     def _outcome(self, seen: _Known, status: str, finish: Any) -> _Known:
         """A settled run. What Celery stored otherwise than the journal says is read from the result backend."""
         if status == "succeeded" and finish.outcome == "succeeded":
-            return seen._replace(over=True, value=decoded(finish.value))
+            return seen._replace(over=True, value=decoded(finish.value, self._app))
         if status == "cancelled":
             return seen._replace(over=True, revoked=True, error=TaskRevokedError("revoked"))
         if status == "failed" and finish.outcome == "failed":

@@ -6,7 +6,7 @@ import logging
 import os
 from typing import Any
 
-from celery import Celery, current_app, current_task, states
+from celery import Celery, states
 from celery.app.task import Context, Task
 from celery.backends.redis import RedisBackend
 from celery.exceptions import Ignore
@@ -141,12 +141,11 @@ class Result:
             raise Ignore("The callback of the run's chord is being sent.")
 
 
-def decoded(data: bytes, app: Celery | None = None, serializer: str | None = None) -> Any:
+def decoded(data: bytes, app: Celery, serializer: str | None = None) -> Any:
     """A recorded result, which Celery's own serializer wrote: one that the app accepts, or this one.
 
-    `app`: by default that of the task in whose body this is called. ResultError if it cannot be read.
+    ResultError if it cannot be read.
     """
-    app = app or (current_task.app if current_task else current_app)
     conf = app.conf
     accept = conf.accept_content if conf.result_accept_content is None else conf.result_accept_content
     found = unpack(data)

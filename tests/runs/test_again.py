@@ -319,8 +319,9 @@ def test_one_that_was_reopened_though_its_answer_was_lost_does_not_get_the_old_e
     assert (runs.get("id-1").status, shop.task.AsyncResult("id-1").state) == ("succeeded", "SUCCESS")
 
 
-def test_without_a_result_backend_it_goes_on_too(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = make_app(redis_server, result_backend="disabled://")
+@pytest.mark.parametrize("backend", ["disabled://", "rpc://"])
+def test_where_no_result_is_kept_it_goes_on_too(redis_server: RedisServer, backend: str) -> None:
+    app = make_app(redis_server, result_backend=backend)
     shop = Shop(app)
     shop.broken = {"load"}
     deliver(shop.task, id="id-1")
