@@ -65,7 +65,7 @@ class Known:
                     return self._restore(settled)
                 if time.monotonic() > patience:  # who was storing it has crashed: the ticket brings it again
                     return None
-                time.sleep(0.1)
+                time.sleep(0.1)  # until the one who is storing its end has settled
         except StepsError as trouble:
             logger.warning("%s[%s]: its state may be out of date: %s", self._binding.run.task, self._binding.run.id, trouble)
 
